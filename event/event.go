@@ -71,8 +71,15 @@ func (e *Event) Fill(d Defaults) {
 	}
 }
 
-// Key identifies the event everywhere: source and id. It is the Nats-Msg-Id.
-func (e Event) Key() string { return e.Source + "/" + e.ID }
+// Key identifies the event everywhere: source and id, with any slash of the id
+// escaped so that two events never share a key. It is the Nats-Msg-Id.
+func (e Event) Key() string {
+	id := e.ID
+	if strings.Contains(id, "/") {
+		id = strings.ReplaceAll(id, "/", "%2F")
+	}
+	return e.Source + "/" + id
+}
 
 // Timestamp parses Time. It is the zero time when the event has none.
 func (e Event) Timestamp() (time.Time, error) {

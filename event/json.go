@@ -1,0 +1,216 @@
+package event
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// MarshalJSON is the CloudEvents JSON format (structured mode).
+func (e Event) MarshalJSON() ([]byte, error) { return e.AppendJSON(nil), nil }
+
+// AppendJSON appends the CloudEvents JSON format on one line. JSON data stands
+// as it is, text as a string, everything else as data_base64. Transport headers
+// have no place in this format and are left out.
+func (e Event) AppendJSON(b []byte) []byte {
+	b = append(b, `{"specversion":"1.0"`...)
+	for _, a := range [...]struct{ name, value string }{
+		{"id", e.ID},
+		{"source", e.Source},
+		{"type", e.Type},
+		{"subject", e.Subject},
+		{"time", e.Time},
+		{"datacontenttype", e.DataContentType},
+		{"dataschema", e.DataSchema},
+	} {
+		if a.value != "" {
+			b = appendMember(b, a.name, a.value)
+		}
+	}
+	switch len(e.Extensions) {
+	case 0:
+	case 1:
+		for name, value := range e.Extensions {
+			b = appendMember(b, name, value)
+		}
+	default:
+		for _, name := range slices.Sorted(maps.Keys(e.Extensions)) {
+			b = appendMember(b, name, e.Extensions[name])
+		}
+	}
+	if len(e.Data) > 0 {
+		b = e.appendData(b)
+	}
+	return append(b, '}')
+}
+
+func appendMember(b []byte, name, value string) []byte {
+	b = append(b, ',', '"')
+	b = append(b, name...)
+	b = append(b, '"', ':')
+	return appendString(b, value)
+}
+
+func (e Event) appendData(b []byte) []byte {
+	switch {
+	case isJSON(e.DataContentType) && json.Valid(e.Data):
+		b = append(b, `,"data":`...)
+		if bytes.IndexByte(e.Data, '\n') < 0 && bytes.IndexByte(e.Data, '\r') < 0 {
+			return append(b, e.Data...)
+		}
+		var line bytes.Buffer
+		_ = json.Compact(&line, e.Data) // valid, so it cannot fail
+		return append(b, line.Bytes()...)
+	case isText(e.DataContentType) && utf8.Valid(e.Data):
+		b = append(b, `,"data":`...)
+		return appendString(b, string(e.Data))
+	default:
+		b = append(b, `,"data_base64":"`...)
+		b = base64.StdEncoding.AppendEncode(b, e.Data)
+		return append(b, '"')
+	}
+}
+
+// appendString appends s as a JSON string.
+func appendString(b []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			q, _ := json.Marshal(s) // a string cannot fail
+			return append(b, q...)
+		}
+	}
+	b = append(b, '"')
+	b = append(b, s...)
+	return append(b, '"')
+}
+
+// isJSON: an absent content type means JSON (CloudEvents JSON format 3.1).
+func isJSON(contentType string) bool {
+	m := media(contentType)
+	return m == "" || m == "application/json" || strings.HasSuffix(m, "/json") || strings.HasSuffix(m, "+json")
+}
+
+func isText(contentType string) bool {
+	m := media(contentType)
+	return strings.HasPrefix(m, "text/") || m == "application/xml" || strings.HasSuffix(m, "+xml")
+}
+
+// UnmarshalJSON reads the CloudEvents JSON format. Numbers and booleans in
+// extensions become their canonical string form. Errors are *FieldError.
+func (e *Event) UnmarshalJSON(b []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(b, &members); err != nil || members == nil {
+		return rejected("body", "a CloudEvents JSON object")
+	}
+	out := Event{Headers: e.Headers}
+	var data, data64 json.RawMessage
+	version := false
+	for name, raw := range members {
+		switch name {
+		case "data":
+			data = raw
+			continue
+		case "data_base64":
+			data64 = raw
+			continue
+		case "specversion":
+			version = true
+		}
+		value, err := attributeValue(name, raw)
+		if err != nil {
+			return err
+		}
+		if value == "" {
+			continue
+		}
+		if err := out.set(name, value); err != nil {
+			return err
+		}
+	}
+	if !version {
+		return rejected("specversion", `"1.0"`)
+	}
+	if err := out.readData(data, data64); err != nil {
+		return err
+	}
+	*e = out
+	return nil
+}
+
+func attributeValue(name string, raw json.RawMessage) (string, error) {
+	switch c := raw[0]; {
+	case c == '"':
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			return "", rejected(name, "a string")
+		}
+		return s, nil
+	case c == 'n':
+		return "", nil
+	case required(name):
+		return "", rejected(name, "a string")
+	case c == 't', c == 'f':
+		return string(raw), nil
+	case c == '-' || c >= '0' && c <= '9':
+		if bytes.ContainsAny(raw, ".eE") {
+			return "", rejected(name, "an integer, not a fraction")
+		}
+		return string(raw), nil
+	}
+	return "", rejected(name, "a string, a boolean or an integer")
+}
+
+func required(name string) bool {
+	switch name {
+	case "specversion", "id", "source", "type", "subject", "time", "datacontenttype", "dataschema":
+		return true
+	}
+	return false
+}
+
+func (e *Event) readData(data, data64 json.RawMessage) error {
+	if data != nil && data64 != nil {
+		return rejected("data_base64", "no data beside it: an event has one of the two")
+	}
+	if data64 != nil {
+		var s string
+		if json.Unmarshal(data64, &s) != nil {
+			return rejected("data_base64", "a base64 string")
+		}
+		raw, err := base64.StdEncoding.DecodeString(s)
+		if err != nil {
+			return rejected("data_base64", "a base64 string")
+		}
+		e.Data = raw
+		return nil
+	}
+	if len(data) == 0 || string(data) == "null" {
+		return nil
+	}
+	if data[0] == '"' && !isJSON(e.DataContentType) {
+		var s string
+		if json.Unmarshal(data, &s) != nil {
+			return rejected("data", "a string")
+		}
+		e.Data = []byte(s)
+		return nil
+	}
+	e.Data = bytes.Clone(data)
+	return nil
+}
+
+// MarshalBatch is the CloudEvents JSON batch format.
+func MarshalBatch(events []Event) []byte {
+	b := []byte{'['}
+	for i, e := range events {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = e.AppendJSON(b)
+	}
+	return append(b, ']')
+}
