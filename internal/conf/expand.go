@@ -68,7 +68,7 @@ func readValue(path string) (string, error) {
 	if err != nil {
 		return "", err // names the operation and the path
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
 		return "", err

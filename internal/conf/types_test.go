@@ -224,4 +224,8 @@ func TestDescribe(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Describe() (-want +got):\n%s", diff)
 	}
+	page, err := conf.Reference(section{})
+	if err != nil || !strings.HasPrefix(page, "# Configuration\n") || !strings.HasSuffix(page, "| closed after |\n") {
+		t.Errorf("Reference() = %q, %v, want the title, then the table", page, err)
+	}
 }
