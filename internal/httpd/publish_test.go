@@ -174,13 +174,17 @@ func TestPublishBatch(t *testing.T) {
 				`{"id":"2","subject":"a.b","site":"test","seq":2,"cursor":"EVENTS@e:2","duplicate":false}]`,
 		},
 		{
-			"one fails", map[string]error{"1": unavailable}, "[" + item("1") + "," + item("2") + "]", 207,
+			"one fails",
+			map[string]error{"1": unavailable},
+			"[" + item("1") + "," + item("2") + "]", 207,
 			`[{"id":"1","problem":{"type":"https://weft.dev/problems/unavailable","title":"The event could not be stored now","status":503,` +
 				`"detail":"try again with the same id: a repeated event is stored once"}},` +
 				`{"id":"2","subject":"a.b","site":"test","seq":1,"cursor":"EVENTS@e:1","duplicate":false}]`,
 		},
 		{
-			"all fail", map[string]error{"1": unavailable}, "[" + item("1") + "]", 503,
+			"all fail",
+			map[string]error{"1": unavailable},
+			"[" + item("1") + "]", 503,
 			`{"type":"https://weft.dev/problems/unavailable","title":"The event could not be stored now","status":503,` +
 				`"detail":"try again with the same id: a repeated event is stored once"}`,
 		},
