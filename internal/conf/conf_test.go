@@ -191,10 +191,12 @@ func TestLoadBoundsAliases(t *testing.T) {
 	}
 	ten := func(s string) string { return "[" + strings.Repeat(s+", ", 20) + "]" }
 	bomb := "b:\n - &a " + ten("x") + "\n - &b " + ten("*a") + "\n - &c " + ten("*b") + "\n - &d " + ten("*c") + "\n - &e " + ten("*d") + "\n"
-	var cfg nested
-	err := conf.Load([]byte(bomb), &cfg, env)
-	if want := "too large: more than 100000 values"; errText(err) != want {
-		t.Errorf("Load() error = %v, want %s", err, want)
+	for _, text := range []string{bomb, "b: &a [*a]"} {
+		var cfg nested
+		err := conf.Load([]byte(text), &cfg, env)
+		if want := "too large: more than 100000 values"; errText(err) != want {
+			t.Errorf("Load(%.20q…) error = %v, want %s", text, err, want)
+		}
 	}
 }
 
