@@ -1,0 +1,439 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+)
+
+const (
+	// batchEvents is JetStream's own limit of an atomic batch.
+	batchEvents = 1000
+	// batchBytes keeps a batch in one block of the server's staging area.
+	batchBytes = 6 << 20
+	// batchFloor is the size from which an atomic batch beats single publishes:
+	// staging a batch costs the server about three synced writes.
+	batchFloor = 4
+	// batchHeaders is room for the batch headers within max_payload.
+	batchHeaders = 160
+	// queueEvents and queueBytes bound what waits for a commit; callers block.
+	queueEvents = 8192
+	queueBytes  = 64 << 20
+	// ackWait is how long one attempt waits for the server. An election takes up
+	// to 9 s, so an item is tried again until patience ends.
+	ackWait  = 5 * time.Second
+	patience = 20 * time.Second
+	// retryPause spaces attempts while the mesh is away.
+	retryPause = 100 * time.Millisecond
+)
+
+const (
+	headerBatchID     = "Nats-Batch-Id"
+	headerBatchSeq    = "Nats-Batch-Sequence"
+	headerBatchCommit = "Nats-Batch-Commit"
+)
+
+// errNoAnswer: the outcome of an attempt is unknown.
+var errNoAnswer = errors.New("no acknowledgement from the mesh node")
+
+// committer is the group commit: callers append to the queue, one goroutine (in
+// run) takes all that is there and commits it while the next group gathers.
+type committer struct {
+	bus        *Bus
+	perMessage bool
+	wake       chan struct{} // holds one value while the queue is not empty
+
+	mu    sync.Mutex
+	queue []*item       // guarded by mu
+	bytes int           // of queue; guarded by mu
+	room  chan struct{} // closed when the queue shrinks; guarded by mu
+	ended bool          // no more items are taken; guarded by mu
+
+	// Owned by run.
+	spare   []*item
+	epoch   string
+	inbox   string
+	acks    chan *nats.Msg
+	attempt uint64
+	seen    map[string]struct{}
+}
+
+func newCommitter(b *Bus) *committer {
+	return &committer{
+		bus:   b,
+		wake:  make(chan struct{}, 1),
+		room:  make(chan struct{}),
+		inbox: b.nc.NewRespInbox(),
+		acks:  make(chan *nats.Msg, 2*batchEvents), // one attempt and stale answers of the one before
+		seen:  make(map[string]struct{}, batchEvents),
+	}
+}
+
+// enqueue hands an item to the committer; it blocks while the queue is full.
+func (c *committer) enqueue(ctx context.Context, it *item) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	for waited := false; ; waited = true {
+		c.mu.Lock()
+		if c.ended {
+			c.mu.Unlock()
+			return fmt.Errorf("%w: shutting down", ErrUnavailable)
+		}
+		if len(c.queue) == 0 || len(c.queue) < queueEvents && c.bytes+it.size <= queueBytes {
+			c.queue = append(c.queue, it)
+			c.bytes += it.size
+			first := len(c.queue) == 1
+			c.mu.Unlock()
+			if first {
+				select {
+				case c.wake <- struct{}{}:
+				default:
+				}
+			}
+			return nil
+		}
+		room := c.room
+		c.mu.Unlock()
+		if !waited {
+			c.bus.m.queueFull.Inc()
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// run commits groups until ctx ends and the queue is empty.
+func (c *committer) run(ctx context.Context) error {
+	sub, err := c.bus.nc.ChanSubscribe(c.inbox+".*", c.acks)
+	if err != nil {
+		return fmt.Errorf("subscribe to acknowledgements: %w", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	for {
+		select {
+		case <-c.wake:
+			c.drain(ctx)
+		case <-ctx.Done():
+			c.mu.Lock()
+			c.ended = true
+			c.mu.Unlock()
+			c.drain(ctx)
+			return nil
+		}
+	}
+}
+
+// drain commits until the queue is empty.
+func (c *committer) drain(ctx context.Context) {
+	for {
+		group := c.take()
+		if len(group) == 0 {
+			return
+		}
+		c.commit(ctx, group)
+		clear(group)
+	}
+}
+
+// take moves the head of the queue to the committer: at most one batch.
+func (c *committer) take() []*item {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n, bytes := 0, 0
+	for n < len(c.queue) && n < batchEvents {
+		size := c.queue[n].size
+		if n > 0 && bytes+size > batchBytes {
+			break
+		}
+		n, bytes = n+1, bytes+size
+	}
+	group := append(c.spare[:0], c.queue[:n]...)
+	c.spare = group
+	rest := copy(c.queue, c.queue[n:])
+	clear(c.queue[rest:])
+	c.queue = c.queue[:rest]
+	if n > 0 {
+		c.bytes -= bytes
+		close(c.room)
+		c.room = make(chan struct{})
+	}
+	c.bus.m.queue.Set(float64(rest))
+	return group
+}
+
+// commit settles every item of the group, in order.
+func (c *committer) commit(ctx context.Context, group []*item) {
+	start := time.Now()
+	c.learnEpoch(ctx)
+	for len(group) > 0 {
+		n := c.distinct(group)
+		c.commitDistinct(ctx, group[:n])
+		group = group[n:]
+	}
+	c.bus.m.commit.Observe(time.Since(start).Seconds())
+}
+
+// distinct is the length of the longest prefix without a repeated message id:
+// a repetition inside one batch would make the server refuse all of it.
+func (c *committer) distinct(group []*item) int {
+	clear(c.seen)
+	for i, it := range group {
+		id := it.msg.Header[nats.MsgIdHdr][0]
+		if _, again := c.seen[id]; again {
+			return i
+		}
+		c.seen[id] = struct{}{}
+	}
+	return len(group)
+}
+
+// commitDistinct commits a group as one atomic batch. A refused batch is halved
+// until the message at fault stands alone, so that it cannot hurt the others.
+func (c *committer) commitDistinct(ctx context.Context, group []*item) {
+	if c.perMessage || len(group) < batchFloor {
+		c.single(ctx, group)
+		return
+	}
+	last, err := c.batch(ctx, group)
+	switch {
+	case err == nil:
+		for i, it := range group {
+			c.bus.stored(it, last-uint64(len(group)-1-i), false)
+		}
+	case errors.Is(err, errNoAnswer):
+		c.single(ctx, group)
+	default:
+		c.bus.m.split.Inc()
+		c.commitDistinct(ctx, group[:len(group)/2])
+		c.commitDistinct(ctx, group[len(group)/2:])
+	}
+}
+
+// pubAck is what the server answers to a publish or a batch.
+type pubAck struct {
+	Seq       uint64    `json:"seq"`
+	Duplicate bool      `json:"duplicate"`
+	Count     int       `json:"count"`
+	Error     *apiError `json:"error"`
+}
+
+// batch sends the group as one atomic batch and returns the last sequence.
+func (c *committer) batch(ctx context.Context, group []*item) (uint64, error) {
+	c.bus.m.batches.Observe(float64(len(group)))
+	id := []string{nuid.Next()}
+	reply := c.nextReply()
+	for i, it := range group {
+		h := it.msg.Header
+		h[headerBatchID] = id
+		h[headerBatchSeq] = sequences[i : i+1 : i+1]
+		it.msg.Reply = ""
+		if i == len(group)-1 {
+			h[headerBatchCommit] = sequences[0:1:1]
+			it.msg.Reply = reply + "0"
+		}
+	}
+	err := c.send(group)
+	for _, it := range group {
+		delete(it.msg.Header, headerBatchID)
+		delete(it.msg.Header, headerBatchSeq)
+		delete(it.msg.Header, headerBatchCommit)
+	}
+	if err != nil {
+		return 0, err
+	}
+	timer := time.NewTimer(ackWait)
+	defer timer.Stop()
+	for {
+		select {
+		case m := <-c.acks:
+			if !strings.HasPrefix(m.Subject, reply) {
+				continue
+			}
+			ack, err := readAck(m)
+			if err == nil && ack.Error != nil {
+				err = ack.Error
+			}
+			if err == nil && ack.Count != len(group) {
+				err = fmt.Errorf("%w: batch of %d acknowledged as %d", errNoAnswer, len(group), ack.Count)
+			}
+			return ack.Seq, err
+		case <-timer.C:
+			return 0, errNoAnswer
+		}
+	}
+}
+
+// sequences are the values of the batch sequence header, made once.
+var sequences = func() (s [batchEvents]string) {
+	for i := range s {
+		s[i] = strconv.Itoa(i + 1)
+	}
+	return s
+}()
+
+func (c *committer) send(group []*item) error {
+	for _, it := range group {
+		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
+			mapped, again := sendError(err)
+			if again {
+				return fmt.Errorf("%w: %w", errNoAnswer, err)
+			}
+			return mapped
+		}
+	}
+	return nil
+}
+
+// single publishes items one by one, without waiting between them, and repeats
+// those without an answer. Message ids keep a repetition from being stored twice.
+func (c *committer) single(ctx context.Context, group []*item) {
+	c.bus.m.batches.Observe(float64(len(group)))
+	pending := append([]*item(nil), group...)
+	for first := true; len(pending) > 0; first = false {
+		if !first {
+			c.bus.m.retried.Add(float64(len(pending)))
+			if pending = c.giveUp(ctx, pending); len(pending) == 0 {
+				return
+			}
+			pause(ctx, retryPause)
+		}
+		pending = c.attemptSingles(pending)
+	}
+}
+
+// attemptSingles sends items and returns those that got no final answer.
+func (c *committer) attemptSingles(pending []*item) []*item {
+	reply := c.nextReply()
+	open := 0
+	var unsent []*item
+	for i, it := range pending {
+		it.msg.Reply = reply + strconv.Itoa(i)
+		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
+			mapped, again := sendError(err)
+			if again {
+				it.res.Err = mapped
+				unsent = pending[i:]
+				break
+			}
+			c.bus.failed(it, mapped)
+			pending[i] = nil
+			continue
+		}
+		open++
+	}
+	timer := time.NewTimer(ackWait)
+	defer timer.Stop()
+wait:
+	for open > 0 {
+		select {
+		case m := <-c.acks:
+			token, ok := strings.CutPrefix(m.Subject, reply)
+			i, err := strconv.Atoi(token)
+			if !ok || err != nil || i >= len(pending) || pending[i] == nil {
+				continue
+			}
+			open--
+			if c.answer(pending[i], m) {
+				pending[i] = nil
+			}
+		case <-timer.C:
+			break wait
+		}
+	}
+	_ = unsent // part of pending, still not nil
+	left := pending[:0]
+	for _, it := range pending {
+		if it != nil {
+			left = append(left, it)
+		}
+	}
+	return left
+}
+
+// answer settles an item by the server's answer; false means try again.
+func (c *committer) answer(it *item, m *nats.Msg) bool {
+	ack, err := readAck(m)
+	switch {
+	case err != nil:
+		it.res.Err = err
+		return false
+	case ack.Error != nil && ack.Error.ErrCode == codeNotLeader:
+		it.res.Err = ack.Error
+		return false
+	case ack.Error != nil:
+		c.bus.failed(it, refusal(ack.Error))
+	default:
+		c.bus.stored(it, ack.Seq, ack.Duplicate)
+	}
+	return true
+}
+
+// giveUp ends the items whose caller is gone or whose time is over.
+func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
+	left := pending[:0]
+	for _, it := range pending {
+		cause := it.res.Err
+		if cause == nil {
+			cause = errNoAnswer
+		}
+		switch {
+		case it.ctx.Err() != nil:
+			c.bus.failed(it, it.ctx.Err())
+		case ctx.Err() != nil || time.Since(it.queuedAt) > patience:
+			c.bus.failed(it, fmt.Errorf("%w: %w", ErrUnavailable, cause))
+		default:
+			left = append(left, it)
+		}
+	}
+	return left
+}
+
+func (c *committer) nextReply() string {
+	c.attempt++
+	return c.inbox + "." + strconv.FormatUint(c.attempt, 36) + "-"
+}
+
+// readAck decodes an answer; an error means that it is none and to try again.
+func readAck(m *nats.Msg) (pubAck, error) {
+	if m.Header.Get("Status") == "503" {
+		return pubAck{}, fmt.Errorf("%w: no stream takes the subject", errNoAnswer)
+	}
+	var ack pubAck
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return ack, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return ack, nil
+}
+
+// learnEpoch reads the stream's epoch once per connection.
+func (c *committer) learnEpoch(ctx context.Context) {
+	if e := c.bus.epoch.Load(); e != nil {
+		c.epoch = *e
+		return
+	}
+	if info, err := c.bus.Info(context.WithoutCancel(ctx)); err == nil {
+		c.epoch = info.Epoch
+	}
+}
+
+// pause waits, but not once ctx has ended.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
