@@ -20,25 +20,36 @@ func Describe(cfg any) (string, error) {
 	return w.out.String(), errors.Join(w.missing...)
 }
 
-// intro explains what the table does not.
+// intro explains what the tables do not.
 const intro = `# Configuration
 
-One YAML file, given with ` + "`-c FILE`" + `; without one, Weft runs on the defaults below. It is read strictly: unknown or repeated keys, wrong types and unset variables are mistakes, and all of them are listed at once, each with its line. ` + "`weft check -c FILE`" + ` reads a file without running anything.
+Each process reads one YAML file, given with ` + "`-c FILE`" + `; without one, it runs on the defaults below. The file is read strictly: unknown or repeated keys, wrong types and unset variables are mistakes, and all of them are listed at once, each with its line. ` + "`weft check -c FILE`" + ` reads a file without running anything.
 
 - A value may hold ` + "`${NAME}`" + `, ` + "`${NAME:-default}`" + ` (when unset or empty) and ` + "`${file:/path}`" + ` (the content of a file, less its last line end). ` + "`$$`" + ` is a plain ` + "`$`" + `. What is put in is never expanded again and cannot change the structure.
 - Durations have units: ` + "`250ms`, `30s`, `1h30m`, `7d`" + `. Sizes too: ` + "`64KiB`, `1MiB`, `50GiB`" + `, or the decimal ` + "`500kB`, `10MB`" + `.
-- A key that is absent or empty keeps its default; a list or a map replaces its default as a whole. In a list, an empty default means what the text says.
+- A key that is absent or empty keeps its default; a list or a map replaces its default as a whole. In the elements of a list, zero means the default that the text gives.
 - Secrets are never printed or logged; give them as ` + "`${file:…}`" + ` or a variable rather than in the file.
 
-This page is written from the code; see ` + "`make docs`" + `.
-
+This page is written from the code: ` + "`make docs`" + `.
 `
 
-// Reference renders the page docs/config.md: how the file is read, and the
-// table of Describe, with its error.
-func Reference(cfg any) (string, error) {
-	table, err := Describe(cfg)
-	return intro + table, err
+// Part is one file format of the reference page.
+type Part struct {
+	Title    string // "weft run"
+	Defaults any    // the configuration struct, holding its defaults
+}
+
+// Reference renders the page docs/config.md: how a file is read, and Describe
+// for each part. The error lists the keys without a doc tag.
+func Reference(parts ...Part) (string, error) {
+	page := intro
+	var errs []error
+	for _, p := range parts {
+		table, err := Describe(p.Defaults)
+		page += "\n## " + p.Title + "\n\n" + table
+		errs = append(errs, err)
+	}
+	return page, errors.Join(errs...)
 }
 
 // describer collects the rows of the table.
