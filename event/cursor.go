@@ -49,7 +49,7 @@ func ParseCursor(s string) (Cursor, error) {
 	c := Cursor{Stream: stream, Epoch: epoch, Seq: seq}
 	if timed {
 		n, err := strconv.ParseInt(ms, 10, 64)
-		if err != nil {
+		if err != nil || n < 0 {
 			return Cursor{}, bad
 		}
 		c.Time = time.UnixMilli(n)

@@ -71,14 +71,15 @@ func (e *Event) Fill(d Defaults) {
 	}
 }
 
-// Key identifies the event everywhere: source and id, with any slash of the id
-// escaped so that two events never share a key. It is the Nats-Msg-Id.
+// Key identifies the event everywhere: source and id, both percent-encoded as
+// in a header, and any slash of the id too, so that two events never share a
+// key and NATS keeps every byte of it. It is the Nats-Msg-Id.
 func (e Event) Key() string {
-	id := e.ID
+	id := percentEncode(e.ID)
 	if strings.Contains(id, "/") {
 		id = strings.ReplaceAll(id, "/", "%2F")
 	}
-	return e.Source + "/" + id
+	return percentEncode(e.Source) + "/" + id
 }
 
 // Timestamp parses Time. It is the zero time when the event has none.
@@ -178,9 +179,18 @@ func (e *Event) set(name, value string) error {
 	case "data", "data_base64":
 		return rejected(name, "no attribute of this name: it is reserved for the data")
 	default:
+		if err := checkName(name); err != nil {
+			return err
+		}
 		e.SetExtension(name, value)
 	}
 	return nil
+}
+
+// take sets an attribute that nobody has validated and reports whether it was
+// one: a valid name and plain text.
+func (e *Event) take(name, value string) bool {
+	return plainText(value) && len(value) <= MaxAttribute && e.set(name, value) == nil
 }
 
 // SetExtension sets an extension attribute; an empty value removes it.
@@ -195,7 +205,7 @@ func (e *Event) SetExtension(name, value string) {
 	e.Extensions[name] = value
 }
 
-func checkAttribute(name, value string) error {
+func checkName(name string) error {
 	for i := range len(name) {
 		if c := name[i]; (c < 'a' || c > 'z') && (c < '0' || c > '9') {
 			return rejected(name, "an attribute name of lower-case letters and digits")
@@ -204,12 +214,24 @@ func checkAttribute(name, value string) error {
 	if name == "" {
 		return rejected("extension", "a name")
 	}
+	return nil
+}
+
+func checkAttribute(name, value string) error {
+	if err := checkName(name); err != nil {
+		return err
+	}
 	if len(value) > MaxAttribute {
 		return tooLarge(name, "at most "+strconv.Itoa(MaxAttribute)+" bytes", MaxAttribute)
 	}
 	if !plainText(value) {
 		return rejected(name, "UTF-8 text without control characters")
 	}
+	return checkForm(name, value)
+}
+
+// checkForm checks the attributes that are more than text.
+func checkForm(name, value string) error {
 	switch name {
 	case "source":
 		if _, err := url.Parse(value); err != nil {
@@ -232,7 +254,7 @@ func checkAttribute(name, value string) error {
 }
 
 // plainText reports whether s is a CloudEvents String: valid UTF-8 without
-// control characters (CloudEvents 1.0 section 3.1).
+// control characters and noncharacters (CloudEvents 1.0 section 3.1).
 func plainText(s string) bool {
 	ascii := true
 	for i := range len(s) {
@@ -246,7 +268,7 @@ func plainText(s string) bool {
 		return true
 	}
 	for _, r := range s {
-		if r >= 0x80 && r <= 0x9f {
+		if r >= 0x80 && r <= 0x9f || r >= 0xfdd0 && r <= 0xfdef || r&0xfffe == 0xfffe {
 			return false
 		}
 	}

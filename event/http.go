@@ -28,29 +28,26 @@ const (
 const MaxBatch = 1000
 
 const (
-	httpPrefix      = "Ce-"
+	httpPrefix      = "Ce-" // in the canonical case of net/http
+	httpMedia       = "application/cloudevents"
 	httpContentType = "Content-Type"
 )
 
 // ModeOf tells from the headers which form a body has. A cloudevents media type
 // that is not JSON is ErrUnsupported.
 func ModeOf(h map[string][]string) (Mode, error) {
-	ct := ""
-	if v := h[httpContentType]; len(v) > 0 {
-		ct = v[0]
-	}
-	if strings.Contains(ct, "cloudevents") {
-		switch m := media(ct); {
+	if v := h[httpContentType]; len(v) > 0 && len(v[0]) >= len(httpMedia) && foldsTo(v[0][:len(httpMedia)], httpMedia) {
+		switch m := media(v[0]); {
 		case m == MediaJSON:
 			return Structured, nil
 		case m == MediaBatch:
 			return Batched, nil
-		case strings.HasPrefix(m, "application/cloudevents"):
+		default:
 			return Raw, unsupported("Content-Type", MediaJSON+" or "+MediaBatch)
 		}
 	}
 	for k := range h {
-		if len(k) > 3 && strings.EqualFold(k[:3], httpPrefix) {
+		if _, ok := attributeName(k, natsPrefix); ok {
 			return Binary, nil
 		}
 	}
@@ -79,8 +76,8 @@ func FromHTTP(h map[string][]string, body []byte) ([]Event, Mode, error) {
 	}
 	if mode == Binary {
 		for k, vs := range h {
-			name, ok := attributeName(k, httpPrefix)
-			if !ok || len(vs) == 0 {
+			name, ok := attributeName(k, natsPrefix)
+			if !ok || len(vs) == 0 || name == "datacontenttype" && e.DataContentType != "" {
 				continue
 			}
 			if err := e.set(name, percentDecode(vs[0])); err != nil {
@@ -124,13 +121,43 @@ func inItem(i int, err error) error {
 // HTTP encodes the event in binary mode: percent-encoded Ce- headers with
 // canonical names, and the data as body.
 func (e Event) HTTP() (header map[string][]string, body []byte) {
-	h := make(map[string][]string, 8+len(e.Extensions))
+	n := 8 + len(e.Extensions)
+	h := make(map[string][]string, n)
+	values := make([]string, 0, n)
 	e.each(func(name, value string) {
-		if name == "datacontenttype" {
-			h[httpContentType] = []string{value}
-			return
+		if name != "datacontenttype" { // Content-Type stands as it is
+			value = percentEncode(value)
 		}
-		h[httpPrefix+strings.ToUpper(name[:1])+name[1:]] = []string{percentEncode(value)}
+		values = append(values, value)
+		i := len(values)
+		h[httpHeader(name)] = values[i-1 : i : i]
 	})
 	return h, e.Data
+}
+
+// httpHeader is the canonical header name of an attribute; it avoids building
+// the names every event carries.
+func httpHeader(name string) string {
+	switch name {
+	case "specversion":
+		return "Ce-Specversion"
+	case "id":
+		return "Ce-Id"
+	case "source":
+		return "Ce-Source"
+	case "type":
+		return "Ce-Type"
+	case "time":
+		return "Ce-Time"
+	case "datacontenttype":
+		return httpContentType
+	case ExtCorrelationID:
+		return "Ce-Correlationid"
+	case ExtTraceparent:
+		return "Ce-Traceparent"
+	}
+	if name == "" {
+		return httpPrefix
+	}
+	return httpPrefix + strings.ToUpper(name[:1]) + name[1:]
 }

@@ -49,15 +49,15 @@ func (e Event) AppendJSON(b []byte) []byte {
 }
 
 func appendMember(b []byte, name, value string) []byte {
-	b = append(b, ',', '"')
-	b = append(b, name...)
-	b = append(b, '"', ':')
+	b = append(b, ',')
+	b = appendString(b, name)
+	b = append(b, ':')
 	return appendString(b, value)
 }
 
 func (e Event) appendData(b []byte) []byte {
 	switch {
-	case isJSON(e.DataContentType) && json.Valid(e.Data):
+	case isJSON(e.DataContentType) && jsonValue(e.Data):
 		b = append(b, `,"data":`...)
 		if bytes.IndexByte(e.Data, '\n') < 0 && bytes.IndexByte(e.Data, '\r') < 0 {
 			return append(b, e.Data...)
@@ -75,16 +75,44 @@ func (e Event) appendData(b []byte) []byte {
 	}
 }
 
-// appendString appends s as a JSON string.
+// jsonValue reports whether b can stand as the value of "data": JSON in UTF-8
+// (json.Valid lets broken UTF-8 in strings pass, a WebSocket text frame does
+// not) and not null, which would read as no data.
+func jsonValue(b []byte) bool {
+	return json.Valid(b) && utf8.Valid(b) && string(bytes.TrimSpace(b)) != "null"
+}
+
+// appendString appends s as a JSON string with the escapes of encoding/json,
+// so that it may stand in HTML too. Broken UTF-8 becomes U+FFFD.
 func appendString(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < 0x20 || c >= 0x7f || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
-			q, _ := json.Marshal(s) // a string cannot fail
-			return append(b, q...)
-		}
-	}
+	const hex = "0123456789abcdef"
 	b = append(b, '"')
-	b = append(b, s...)
+	from := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			i++
+			if c >= 0x20 && c != '"' && c != '\\' && c != '<' && c != '>' && c != '&' {
+				continue
+			}
+			b = append(b, s[from:i-1]...)
+			if at := strings.IndexByte("\"\\\b\f\n\r\t", c); at >= 0 {
+				b = append(b, '\\', `"\bfnrt`[at])
+			} else {
+				b = append(b, '\\', 'u', '0', '0', hex[c>>4], hex[c&15])
+			}
+			from = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 || r == '\u2028' || r == '\u2029' {
+			b = append(b, s[from:i]...)
+			b = append(b, '\\', 'u', hex[r>>12&15], hex[r>>8&15], hex[r>>4&15], hex[r&15])
+			from = i + size
+		}
+		i += size
+	}
+	b = append(b, s[from:]...)
 	return append(b, '"')
 }
 
@@ -118,7 +146,7 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 			data64 = raw
 			continue
 		case "specversion":
-			version = true
+			version = string(raw) != "null"
 		}
 		value, err := attributeValue(name, raw)
 		if err != nil {

@@ -5,7 +5,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // Transport headers that keep what a Kafka record has and an event has not.
@@ -67,6 +66,9 @@ func (e Event) Kafka() (headers []KafkaHeader, key, value []byte) {
 				value = nil
 			case HeaderTime:
 			default:
+				if e.overrides(name, kafkaPrefix) {
+					continue
+				}
 				headers = append(headers, KafkaHeader{headerName(name), textBytes(v)})
 			}
 		}
@@ -77,7 +79,9 @@ func (e Event) Kafka() (headers []KafkaHeader, key, value []byte) {
 // FromKafka decodes a record. A record that is no CloudEvent becomes an event
 // with id <topic>/<partition>/<offset> and source /kafka/<cluster>/<topic>; its
 // type is left to the caller. A structured CloudEvent that does not parse is an
-// error; anything else always succeeds.
+// error; anything else always succeeds: a ce_ header that is no attribute (not
+// UTF-8, a name or specversion that CloudEvents 1.0 has not) is kept as a
+// transport header.
 func FromKafka(r KafkaRecord) (Event, error) {
 	e := Event{Data: r.Value}
 	contentType := ""
@@ -95,17 +99,17 @@ func FromKafka(r KafkaRecord) (Event, error) {
 		if err := e.UnmarshalJSON(r.Value); err != nil {
 			return Event{}, err
 		}
-	} else {
+	} else if plainText(contentType) {
 		e.DataContentType = contentType
 	}
 	for _, h := range attrs {
 		name, _ := attributeName(h.Key, kafkaPrefix)
-		if e.set(name, string(h.Value)) != nil || !utf8.Valid(h.Value) {
+		if !e.take(name, string(h.Value)) {
 			e.addHeader(textName(h.Key), bytesText(h.Value))
 		}
 	}
 	for _, name := range [...]string{ExtTraceparent, ExtTracestate} {
-		if v := e.Headers[name]; len(v) > 0 && e.Extensions[name] == "" {
+		if v := e.Headers[name]; len(v) > 0 && e.Extensions[name] == "" && !strings.HasPrefix(v[0], binaryMarker) {
 			e.SetExtension(name, v[0])
 			delete(e.Headers, name)
 		}
@@ -116,7 +120,7 @@ func FromKafka(r KafkaRecord) (Event, error) {
 
 // keepRecord keeps the parts of the record that the envelope has no place for.
 func (e *Event) keepRecord(r KafkaRecord) {
-	if r.Key != nil && string(r.Key) != e.Extensions[ExtPartitionKey] {
+	if pk := e.Extensions[ExtPartitionKey]; r.Key != nil && (pk == "" || string(r.Key) != pk) {
 		e.addHeader(HeaderKey, bytesText(r.Key))
 	}
 	if r.Value == nil {

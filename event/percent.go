@@ -84,12 +84,56 @@ func unhex(c byte) int {
 }
 
 // attributeName returns the attribute that a header such as "Ce-Type" (prefix
-// "ce-") carries, in lower case.
+// "ce-") carries, in lower case. Names that are usual allocate nothing.
 func attributeName(header, prefix string) (string, bool) {
-	if len(header) <= len(prefix) || !strings.EqualFold(header[:len(prefix)], prefix) {
+	if len(header) <= len(prefix) || !foldsTo(header[:len(prefix)], prefix) {
 		return "", false
 	}
-	return strings.ToLower(header[len(prefix):]), true
+	name := header[len(prefix):]
+	for _, usual := range usualNames {
+		if foldsTo(name, usual) {
+			return usual, true
+		}
+	}
+	return lower(name), true
+}
+
+var usualNames = [...]string{
+	"id", "source", "type", "specversion", "time", "datacontenttype", "subject", "dataschema",
+	ExtCorrelationID, ExtCausationID, ExtTraceparent, ExtTracestate, ExtPartitionKey, ExtDepth,
+}
+
+// foldsTo reports whether s is want, a lower-case text, in any case of ASCII.
+func foldsTo(s, want string) bool {
+	if len(s) != len(want) {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if c >= 'A' && c <= 'Z' {
+			c += 'a' - 'A'
+		}
+		if c != want[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// lower changes A to Z only: strings.ToLower turns the Kelvin sign into a k.
+func lower(s string) string {
+	for i := range len(s) {
+		if s[i] >= 'A' && s[i] <= 'Z' {
+			b := []byte(s)
+			for j, c := range b {
+				if c >= 'A' && c <= 'Z' {
+					b[j] = c + 'a' - 'A'
+				}
+			}
+			return string(b)
+		}
+	}
+	return s
 }
 
 // media returns the media type of a Content-Type value, lower case, without

@@ -1,0 +1,8 @@
+package event
+
+// For the external tests of this package.
+var (
+	PercentEncode = percentEncode
+	PercentDecode = percentDecode
+	AppendString  = appendString
+)
