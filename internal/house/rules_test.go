@@ -38,6 +38,7 @@ func TestGoRules(t *testing.T) {
 		{"long function", "mesh/a.go", "package p\nfunc f() {" + body(80) + "}", "mesh/a.go:3: f: 81 lines, at most 80"},
 		{"as long as may be", "mesh/a.go", "package p\nfunc f() {" + body(79) + "}", ""},
 		{"many parameters", "mesh/a.go", "package p\nfunc f(a, b, c int, d, e string) {}", "mesh/a.go:3: f: 5 parameters, at most 4; use a struct"},
+		{"parameters of a library", "mesh/a.go", "package p\ntype t int\nfunc (t) OnBrokerRead(a, b, c int, d, e string) {}", ""},
 		{"init", "mesh/a.go", "package p\nfunc init() {}", "mesh/a.go:3: no init(): say what depends on what"},
 		{"method named init", "mesh/a.go", "package p\ntype t int\nfunc (t) init() {}", ""},
 		{"exit", "mesh/a.go", "package p\nimport \"os\"\nfunc f() { os.Exit(1) }", "mesh/a.go:4: no os.Exit here: return an error; only cmd exits"},

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"go/ast"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -15,6 +16,9 @@ const (
 	maxFuncLines     = 80
 	maxParams        = 4
 )
+
+// prescribed methods have the parameters that a library's interface wants.
+var prescribed = []string{"OnBrokerRead"} // kgo.HookBrokerRead
 
 // sizes checks the length of files and functions and the number of parameters.
 func sizes(s *source) []Breach {
@@ -34,7 +38,7 @@ func sizes(s *source) []Breach {
 		if n := s.fset.Position(f.End()).Line - s.fset.Position(f.Pos()).Line + 1; n > maxFuncLines {
 			out = append(out, s.breach(f.Pos(), "%s: %s", f.Name.Name, tooMany("lines", n, maxFuncLines)))
 		}
-		if n := f.Type.Params.NumFields(); n > maxParams {
+		if n := f.Type.Params.NumFields(); n > maxParams && (f.Recv == nil || !slices.Contains(prescribed, f.Name.Name)) {
 			out = append(out, s.breach(f.Pos(), "%s: %s; use a struct", f.Name.Name, tooMany("parameters", n, maxParams)))
 		}
 		if f.Name.Name == "init" && f.Recv == nil {
