@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// The limits, as CONTRIBUTING.md states them: beyond them a file or function does more
-// than one thing.
+// The limits, as CONTRIBUTING.md states them: beyond them a file or function
+// does more than one thing.
 const (
 	maxFileLines     = 600
 	maxTestFileLines = 1000
