@@ -258,6 +258,10 @@ func (l *Lane) Settle(it Item) {
 	l.trim()
 }
 
+// Abandon ends an attempt that Take began and that came to nothing, because
+// the engine stops. The event stays unsettled.
+func (l *Lane) Abandon(Item) { l.running-- }
+
 // Stored changes the number of stored retries.
 func (l *Lane) Stored(by int) { l.stored = max(0, l.stored+by) }
 
@@ -342,10 +346,17 @@ func (l *Lane) trim() {
 	l.window = l.window[n:]
 }
 
-// lag leaves live mode: what waits is dropped and will be read again.
+// lag leaves live mode: what waits is dropped and will be read again; what
+// runs is from now on covered by the cursor.
 func (l *Lane) lag(head uint64) {
 	l.mode, l.read = Lagging, head
 	l.forget(0)
+	for i, s := range l.window {
+		if s.kind == FromStream && !s.done {
+			l.window[i].kind = FromCursor
+			l.reads++
+		}
+	}
 }
 
 // forget drops the waiting events of the stream from queue and window, and the
