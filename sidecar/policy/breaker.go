@@ -87,7 +87,7 @@ type Breaker struct {
 	state   State
 	epoch   uint64 // counts transitions; a permit of an older epoch decides nothing
 	window  window
-	opens   int       // times opened since last closed: decides how long
+	opens   int       // times opened by rates since last closed: decides how long
 	until   time.Time // end of OPEN
 	permits int       // probes handed out in HALF_OPEN and not released
 	onMove  func(from, to State)
@@ -152,7 +152,8 @@ func (b *Breaker) Record(now time.Time, p Permit, failed bool, took time.Duratio
 	}
 	switch tripped := t.rate(t.failed) >= b.cfg.FailureRateThreshold || t.rate(t.slow) >= b.cfg.SlowCallRateThreshold; {
 	case tripped:
-		b.open(now)
+		b.opens++
+		b.open(now, b.opens)
 	case b.state == HalfOpen:
 		b.move(Closed)
 	}
@@ -167,10 +168,11 @@ func (b *Breaker) Release(p Permit) {
 }
 
 // Trip opens the breaker at once, whatever the rates are: the app cannot be
-// reached at all. A permit of an older epoch does nothing.
+// reached at all. Asking again costs the app nothing, so the wait does not
+// double. A permit of an older epoch does nothing.
 func (b *Breaker) Trip(now time.Time, p Permit) {
 	if p.epoch == b.epoch && b.state != Open {
-		b.open(now)
+		b.open(now, 1)
 	}
 }
 
@@ -185,10 +187,10 @@ func (b *Breaker) minimum() int {
 	}
 }
 
-func (b *Breaker) open(now time.Time) {
+// open stays open for the times-th wait of the doubling schedule.
+func (b *Breaker) open(now time.Time, times int) {
 	d := Retry{InitialInterval: b.cfg.WaitDurationInOpenState, MaxInterval: b.cfg.MaxWaitDurationInOpenState}
-	b.opens++
-	b.until = now.Add(spread(d.Wait(b.opens, 0), openJitter, b.random()))
+	b.until = now.Add(spread(d.Wait(times, 0), openJitter, b.random()))
 	b.move(Open)
 }
 

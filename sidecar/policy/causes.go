@@ -67,25 +67,34 @@ func (c *Causes) Find(now time.Time, trace TraceID, span SpanID) (event.Cause, b
 		return one.cause, true
 	}
 	calls := c.traces[trace]
+	var active []*call
+	for _, one := range calls {
+		if one.active {
+			active = append(active, one)
+		}
+	}
+	if cause, same := agreed(active); same {
+		return cause, true
+	}
+	return agreed(calls)
+}
+
+// agreed returns what is the same in the causes of all calls: the event itself,
+// which may have been called with several times, or only its correlation id.
+func agreed(calls []*call) (event.Cause, bool) {
 	if len(calls) == 0 {
 		return event.Cause{}, false
 	}
-	only, active := calls[0], 0
-	for _, one := range calls {
-		if one.active {
-			only = one
-			active++
-		}
-	}
-	if len(calls) == 1 || active == 1 {
-		return only.cause, true
-	}
-	for _, one := range calls {
-		if one.cause.CorrelationID != only.cause.CorrelationID {
+	cause := calls[0].cause
+	for _, one := range calls[1:] {
+		if one.cause.CorrelationID != cause.CorrelationID {
 			return event.Cause{}, false
 		}
+		if one.cause != cause {
+			cause = event.Cause{CorrelationID: cause.CorrelationID}
+		}
 	}
-	return event.Cause{CorrelationID: only.cause.CorrelationID}, true
+	return cause, cause != event.Cause{}
 }
 
 // Len returns the number of calls remembered.

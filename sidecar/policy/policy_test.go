@@ -95,6 +95,10 @@ func TestCauses(t *testing.T) {
 			c.Begin(t0, traceID(1), spanID(1), a)
 			c.Begin(t0, traceID(1), spanID(2), b)
 		}, 9, 0, event.Cause{CorrelationID: "flow"}},
+		{"a child span, the same event called with twice", func(c *policy.Causes) {
+			c.Begin(t0, traceID(1), spanID(1), a)
+			c.Begin(t0, traceID(1), spanID(2), a)
+		}, 9, 0, a},
 		{"two flows in one trace: nothing", func(c *policy.Causes) {
 			c.Begin(t0, traceID(1), spanID(1), a)
 			c.Begin(t0, traceID(1), spanID(2), other)
