@@ -234,6 +234,9 @@ func checkAttribute(name, value string) error {
 func checkForm(name, value string) error {
 	switch name {
 	case "source":
+		if plainPath(value) {
+			return nil
+		}
 		if _, err := url.Parse(value); err != nil {
 			return rejected(name, "a URI reference")
 		}
@@ -273,6 +276,17 @@ func plainText(s string) bool {
 		}
 	}
 	return utf8.ValidString(s)
+}
+
+// plainPath spares the usual source, such as /weft/fra, the parser.
+func plainPath(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if c != '/' && c != '-' && c != '_' && c != '.' && (c < '0' || c > '9') && (c < 'A' || c > 'Z') && (c < 'a' || c > 'z') {
+			return false
+		}
+	}
+	return strings.HasPrefix(s, "/")
 }
 
 func mediaType(s string) bool {

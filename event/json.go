@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
-	"maps"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -31,16 +30,14 @@ func (e Event) AppendJSON(b []byte) []byte {
 			b = appendMember(b, a.name, a.value)
 		}
 	}
-	switch len(e.Extensions) {
-	case 0:
-	case 1:
-		for name, value := range e.Extensions {
-			b = appendMember(b, name, value)
-		}
-	default:
-		for _, name := range slices.Sorted(maps.Keys(e.Extensions)) {
-			b = appendMember(b, name, e.Extensions[name])
-		}
+	var few [8]string // on the stack
+	names := few[:0]
+	for name := range e.Extensions {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		b = appendMember(b, name, e.Extensions[name])
 	}
 	if len(e.Data) > 0 {
 		b = e.appendData(b)
@@ -128,16 +125,22 @@ func isText(contentType string) bool {
 }
 
 // UnmarshalJSON reads the CloudEvents JSON format. Numbers and booleans in
-// extensions become their canonical string form. Errors are *FieldError.
+// extensions become their canonical string form; of a member that stands twice
+// the last one counts. Errors are *FieldError.
 func (e *Event) UnmarshalJSON(b []byte) error {
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(b, &members); err != nil || members == nil {
+	b = bytes.TrimSpace(b)
+	if !json.Valid(b) || b[0] != '{' {
 		return rejected("body", "a CloudEvents JSON object")
 	}
 	out := Event{Headers: e.Headers}
-	var data, data64 json.RawMessage
+	var data, data64 []byte
 	version := false
-	for name, raw := range members {
+	for rest := b[1:]; ; {
+		var key, raw []byte
+		if key, raw, rest = nextMember(rest); key == nil {
+			break
+		}
+		name := memberName(key)
 		switch name {
 		case "data":
 			data = raw
@@ -149,13 +152,10 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 			version = string(raw) != "null"
 		}
 		value, err := attributeValue(name, raw)
+		if err == nil && (value != "" || name != "specversion") {
+			err = out.set(name, value)
+		}
 		if err != nil {
-			return err
-		}
-		if value == "" {
-			continue
-		}
-		if err := out.set(name, value); err != nil {
 			return err
 		}
 	}
@@ -169,14 +169,10 @@ func (e *Event) UnmarshalJSON(b []byte) error {
 	return nil
 }
 
-func attributeValue(name string, raw json.RawMessage) (string, error) {
+func attributeValue(name string, raw []byte) (string, error) {
 	switch c := raw[0]; {
 	case c == '"':
-		var s string
-		if err := json.Unmarshal(raw, &s); err != nil {
-			return "", rejected(name, "a string")
-		}
-		return s, nil
+		return unquoteJSON(raw), nil
 	case c == 'n':
 		return "", nil
 	case required(name):
@@ -200,16 +196,15 @@ func required(name string) bool {
 	return false
 }
 
-func (e *Event) readData(data, data64 json.RawMessage) error {
+func (e *Event) readData(data, data64 []byte) error {
 	if data != nil && data64 != nil {
 		return rejected("data_base64", "no data beside it: an event has one of the two")
 	}
 	if data64 != nil {
-		var s string
-		if json.Unmarshal(data64, &s) != nil {
+		if data64[0] != '"' {
 			return rejected("data_base64", "a base64 string")
 		}
-		raw, err := base64.StdEncoding.DecodeString(s)
+		raw, err := base64.StdEncoding.DecodeString(unquoteJSON(data64))
 		if err != nil {
 			return rejected("data_base64", "a base64 string")
 		}
@@ -220,11 +215,7 @@ func (e *Event) readData(data, data64 json.RawMessage) error {
 		return nil
 	}
 	if data[0] == '"' && !isJSON(e.DataContentType) {
-		var s string
-		if json.Unmarshal(data, &s) != nil {
-			return rejected("data", "a string")
-		}
-		e.Data = []byte(s)
+		e.Data = []byte(unquoteJSON(data))
 		return nil
 	}
 	e.Data = bytes.Clone(data)

@@ -178,6 +178,27 @@ func FuzzJSONRoundTrip(f *testing.F) {
 	})
 }
 
+// FuzzMembers compares the walk over an object with encoding/json.
+func FuzzMembers(f *testing.F) {
+	f.Add([]byte(`{}`))
+	f.Add([]byte(` { "a" : 1 , "b":[{"c":"]}\""},null],"\u0061":{"x":-1e3}, "t":true } `))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var want map[string]json.RawMessage
+		if json.Unmarshal(b, &want) != nil || want == nil {
+			return
+		}
+		got := event.Members(b)
+		if len(got) != len(want) {
+			t.Fatalf("%d members, want %d: %s", len(got), len(want), b)
+		}
+		for name, raw := range want {
+			if got[name] != string(raw) {
+				t.Errorf("%q = %s, want %s", name, got[name], raw)
+			}
+		}
+	})
+}
+
 func FuzzUnmarshalJSON(f *testing.F) {
 	f.Add([]byte(`{"specversion":"1.0","id":"1","source":"/s","type":"t","x":1,"data":{"a":[1,null]}}`))
 	f.Add([]byte(`{"specversion":"1.0","data_base64":"AA==","datacontenttype":"text/plain"}`))

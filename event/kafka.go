@@ -85,12 +85,14 @@ func (e Event) Kafka() (headers []KafkaHeader, key, value []byte) {
 func FromKafka(r KafkaRecord) (Event, error) {
 	e := Event{Data: r.Value}
 	contentType := ""
-	var attrs []KafkaHeader
+	var attrs, trace []KafkaHeader
 	for _, h := range r.Headers {
 		if strings.EqualFold(h.Key, kafkaContentType) {
 			contentType = string(h.Value)
 		} else if _, ok := attributeName(h.Key, kafkaPrefix); ok {
 			attrs = append(attrs, h)
+		} else if traceName(h.Key) {
+			trace = append(trace, h)
 		} else {
 			e.addHeader(textName(h.Key), bytesText(h.Value))
 		}
@@ -108,10 +110,9 @@ func FromKafka(r KafkaRecord) (Event, error) {
 			e.addHeader(textName(h.Key), bytesText(h.Value))
 		}
 	}
-	for _, name := range [...]string{ExtTraceparent, ExtTracestate} {
-		if v := e.Headers[name]; len(v) > 0 && e.Extensions[name] == "" && !strings.HasPrefix(v[0], binaryMarker) {
-			e.SetExtension(name, v[0])
-			delete(e.Headers, name)
+	for _, h := range trace {
+		if name := lower(h.Key); e.Extensions[name] != "" || !e.take(name, string(h.Value)) {
+			e.addHeader(textName(h.Key), bytesText(h.Value))
 		}
 	}
 	e.keepRecord(r)
@@ -185,9 +186,12 @@ func reservedName(s string) bool {
 	if _, ok := attributeName(s, natsPrefix); ok {
 		return true
 	}
-	l := strings.ToLower(s)
-	return strings.HasPrefix(l, "nats-") || strings.HasPrefix(l, "weft-") || l == "content-type"
+	l := lower(s)
+	return strings.HasPrefix(l, "nats-") || strings.HasPrefix(l, "weft-") || l == "content-type" || traceName(s)
 }
+
+// traceName: the header that other producers carry the trace context in.
+func traceName(s string) bool { return foldsTo(s, ExtTraceparent) || foldsTo(s, ExtTracestate) }
 
 func headerName(s string) string {
 	if enc, ok := strings.CutPrefix(s, nameMarker); ok {

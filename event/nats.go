@@ -183,10 +183,8 @@ func (s *Stored) readHeaders(h map[string][]string) natsInfo {
 			s.setIfAbsent(ExtCorrelationID, vs[0])
 		case foldsTo(k, "content-type"):
 			in.contentType = vs[0]
-		case foldsTo(k, ExtTraceparent):
-			s.setIfAbsent(ExtTraceparent, vs[0])
-		case foldsTo(k, ExtTracestate):
-			s.setIfAbsent(ExtTracestate, vs[0])
+		case traceName(k):
+			s.setIfAbsent(lower(k), vs[0])
 		case k == headerMsgID:
 			in.msgID = vs[0]
 		case k == headerStreamSource:
