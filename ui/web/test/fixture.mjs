@@ -105,8 +105,15 @@ function api(url) {
       streams: [{ name: 'EVENTS', origin: 'fra', messages: grown, bytes: grown * 611, last: grown }, { name: 'EVENTS', origin: 'iad', messages: 90_112, bytes: 51_000_111, last: Math.floor(90_112 + s * 40) }],
     };
     case '/api/bridges': return [{ name: 'orders-kafka', from: 'orders.>', to: 'kafka shop-orders', state: 'running', messages: Math.floor(8000 + s * 12), lag: 0 }, { name: 'orders-sns', from: 'orders.>', to: 'sns orders', state: 'retrying', messages: 7991, lag: 212, lagSeconds: 19, lastError: 'AuthorizationError: not allowed to publish' }];
-    case '/api/sidecars': return [{ app: 'payment', instance: 'payment-1', up: true, delivered: 3012, retried: 4, deadLetters: 0, breaker: 'closed' }, { app: 'inventory', instance: 'inventory-1', up: true, delivered: 2998, retried: 31, deadLetters: 1, breaker: 'open' }];
-    case '/api/webhooks': return { webhooks: [{ url: 'https://partner.example/hooks/orders', subjects: ['orders.>'], state: 'enabled', delivered: 2944, failed: 2, pending: 0 }] };
+    case '/api/sidecars': return { sidecars: [
+      { app: 'payment', instance: 'payment-1', site: 'fra', draining: false, subscriptions: [{ name: 'orders', consumer: 'payment-orders', subjects: ['orders.created'], breaker: 'CLOSED', held: 0, inflight: 1, delivered: 3012, failed: 4, deadLetters: 0 }] },
+      { app: 'inventory', instance: 'inventory-1', site: 'fra', draining: true, subscriptions: [{ name: 'payments', consumer: 'inventory-payments', subjects: ['payments.>'], breaker: 'OPEN', held: 12, inflight: 0, delivered: 2998, failed: 31, deadLetters: 1 }] },
+    ] };
+    case '/api/webhooks': return { webhooks: [
+      { id: 'wh_1', url: 'https://partner.example/hooks/orders', subjects: ['orders.>'], status: { state: 'live', delivered: 2944, failed: 2, dead: 0 } },
+      { id: 'wh_2', url: 'https://slow.example/in', subjects: ['>'], status: { state: 'paused', reason: '20 attempts failed in a row', behind: 1877, delivered: 12, failed: 41, dead: 0 } },
+    ], total: 2 };
+    case '/api/dlq': return { entries: [{ seq: 4, at: iso(began - 90_000), owner: 'sidecar/inventory/payments', reason: 'rejected', error: 'app answered 422', attempts: 1, subject: 'payments.authorized', id: '0198f0c2-1ca9', correlationId: 'order-7f3a-20910' }] };
     case '/api/journeys': {
       const q = url.searchParams.get('q') ?? '';
       return { journeys: summaries().filter((j) => (!q || j.id.includes(q) || j.name.includes(q)) && (url.searchParams.get('errors') !== 'true' || j.error)), partial: false };

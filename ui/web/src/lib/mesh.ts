@@ -63,12 +63,17 @@ export function num(o: Obj, ...keys: string[]): number | undefined {
 }
 
 const good = /^(up|ok|connected|running|live|ready|healthy|active|closed|enabled|alive|current)$/i;
+const bad = /^(down|cut|failed|failing|error|refused|disconnected|unreachable|disabled|paused|stopped|dead|open|out|lost)$/i;
+
+/** Whether a word tells that something works; undefined for what is neither good nor bad. */
+export function verdict(word: string): boolean | undefined {
+  return good.test(word) ? true : bad.test(word) ? false : undefined;
+}
 
 /** Whether something works: from a flag, else from a word; undefined if the node does not say. */
 export function upOf(o: Obj): boolean | undefined {
   for (const k of ['up', 'connected', 'ready', 'healthy', 'online']) if (typeof o[k] === 'boolean') return o[k] as boolean;
-  const word = str(o, 'state', 'status');
-  return word ? good.test(word) : undefined;
+  return verdict(str(o, 'state', 'status'));
 }
 
 function strings(v: unknown): string[] {
