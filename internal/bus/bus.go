@@ -116,12 +116,30 @@ func New(nc *nats.Conn, s obs.Scope, opts ...Option) (*Bus, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask the node for its site: %w: %w", ErrUnavailable, err)
 	}
-	b := &Bus{Scope: s, nc: nc, js: js, site: info.Domain, m: newMetrics(s.Metrics)}
+	b := Reserve(info.Domain, s, opts...)
+	return b, b.Attach(nc)
+}
+
+// Reserve makes a Bus whose connection comes later, by Attach. Only Site may be
+// used before.
+func Reserve(site string, s obs.Scope, opts ...Option) *Bus {
+	b := &Bus{Scope: s, site: site, m: newMetrics(s.Metrics)}
 	b.pub = newCommitter(b)
 	for _, o := range opts {
 		o(b)
 	}
-	return b, nil
+	return b
+}
+
+// Attach gives a reserved Bus its connection, once, before any other use.
+func (b *Bus) Attach(nc *nats.Conn) error {
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
+	if err != nil {
+		return fmt.Errorf("use jetstream: %w", err)
+	}
+	b.nc, b.js = nc, js
+	b.pub.inbox = nc.NewRespInbox()
+	return nil
 }
 
 // Run commits publishes until ctx ends, then commits what is queued.

@@ -68,12 +68,11 @@ type committer struct {
 
 func newCommitter(b *Bus) *committer {
 	return &committer{
-		bus:   b,
-		wake:  make(chan struct{}, 1),
-		room:  make(chan struct{}),
-		inbox: b.nc.NewRespInbox(),
-		acks:  make(chan *nats.Msg, 2*batchEvents), // one attempt and stale answers of the one before
-		seen:  make(map[string]struct{}, batchEvents),
+		bus:  b,
+		wake: make(chan struct{}, 1),
+		room: make(chan struct{}),
+		acks: make(chan *nats.Msg, 2*batchEvents), // one attempt and stale answers of the one before
+		seen: make(map[string]struct{}, batchEvents),
 	}
 }
 
@@ -213,6 +212,7 @@ func (c *committer) commitDistinct(ctx context.Context, group []*item) {
 			c.bus.stored(it, last-uint64(len(group)-1-i), false)
 		}
 	case errors.Is(err, errNoAnswer):
+		c.bus.epoch.Store(nil) // perhaps another stream stands there now
 		c.single(ctx, group)
 	default:
 		c.bus.m.split.Inc()

@@ -46,6 +46,8 @@ func (b *Bus) Info(ctx context.Context) (StreamInfo, error) {
 type ReadConfig struct {
 	Patterns []string // Weft patterns; none means everything
 	After    uint64   // deliver what comes after this sequence; math.MaxUint64: only new events
+	// HeadersOnly leaves the data out.
+	HeadersOnly bool
 }
 
 // Read calls h for each event in stream order until ctx ends, which is no
@@ -62,6 +64,7 @@ func (b *Bus) Read(ctx context.Context, cfg ReadConfig, h func(event.Stored) err
 		FilterSubjects: filters(cfg.Patterns),
 		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:    cfg.After + 1,
+		HeadersOnly:    cfg.HeadersOnly,
 	}
 	for {
 		last, err := b.readOnce(ctx, oc, h)

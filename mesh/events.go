@@ -1,0 +1,146 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weft.dev/weft/internal/bus"
+)
+
+const (
+	eventsStream  = bus.Stream
+	captureStream = "WEFT_CAPTURE"
+	// dedupeWindow is how long an event published again is recognised. A stream
+	// with sources has none unless it is set.
+	dedupeWindow = 2 * time.Minute
+	// apiTimeout bounds one JetStream call; just after the start one may get no
+	// answer, so callers repeat it.
+	apiTimeout = 3 * time.Second
+)
+
+// ensureEvents makes the site's stream or brings it to the configuration. The
+// sources of links that are still configured stay as they are.
+func (n *Node) ensureEvents(ctx context.Context) error {
+	if err := n.ensureCapture(ctx); err != nil {
+		return err
+	}
+	cfg := jetstream.StreamConfig{
+		Name:        eventsStream,
+		Description: "Events of site " + n.Site + " and of the sites linked to it",
+		Subjects:    []string{"ev." + n.Site + ".>", "weft.off.>"},
+		Retention:   jetstream.LimitsPolicy,
+		Storage:     jetstream.FileStorage,
+		Replicas:    1,
+		MaxAge:      n.cfg.Events.MaxAge.Std(),
+		MaxBytes:    n.cfg.Events.MaxBytes.Bytes(),
+		Duplicates:  dedupeWindow,
+		AllowDirect: true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
+		Metadata: map[string]string{"weft.site": n.Site},
+	}
+	for {
+		err := n.putEvents(ctx, cfg)
+		var refused *jetstream.APIError
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500:
+			return fmt.Errorf("make stream %s: %w", eventsStream, err)
+		}
+		pause(ctx, 200*time.Millisecond)
+	}
+}
+
+func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	js := n.bus.JetStream()
+	old, err := js.Stream(ctx, eventsStream)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		cfg.Metadata[bus.MetaEpoch] = strings.ToLower(rand.Text()[:10])
+		cfg.Sources = n.captureSource()
+		_, err = js.CreateStream(ctx, cfg)
+		return err
+	case err != nil:
+		return err
+	}
+	was := old.CachedInfo().Config
+	meta := maps.Clone(was.Metadata) // holds the epoch
+	maps.Copy(meta, cfg.Metadata)
+	cfg.Metadata = meta
+	cfg.Sources = append(n.captureSource(), slices.DeleteFunc(was.Sources, func(s *jetstream.StreamSource) bool {
+		return s.Consumer == nil || s.External == nil || !slices.ContainsFunc(n.links, func(l *link) bool { return l.owns(s) })
+	})...)
+	_, err = js.UpdateStream(ctx, cfg)
+	return err
+}
+
+// ensureCapture keeps the stream that takes the messages of native NATS clients
+// on subjects of their own. EVENTS draws them from there under ev.<site>., and
+// what it has drawn is removed, so that nothing is drawn twice.
+func (n *Node) ensureCapture(ctx context.Context) error {
+	js := n.bus.JetStream()
+	if len(n.cfg.Events.Capture) == 0 {
+		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+		defer cancel()
+		err := js.DeleteStream(ctx, captureStream)
+		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
+			n.Log.WarnContext(ctx, "capture stream not removed", "err", err)
+		}
+		return nil
+	}
+	_, err := n.bus.EnsureStream(ctx, jetstream.StreamConfig{
+		Name:        captureStream,
+		Description: "Messages of native NATS clients on their way into " + eventsStream,
+		Subjects:    n.cfg.Events.Capture,
+		Retention:   jetstream.WorkQueuePolicy,
+		Storage:     jetstream.FileStorage,
+		MaxBytes:    min(n.cfg.Events.MaxBytes.Bytes(), 1<<30),
+		Discard:     jetstream.DiscardNew, // a client with an ack learns that the site is full
+		Duplicates:  dedupeWindow,
+	})
+	return err
+}
+
+// captureSource is how EVENTS draws from the capture stream.
+func (n *Node) captureSource() []*jetstream.StreamSource {
+	if len(n.cfg.Events.Capture) == 0 {
+		return nil
+	}
+	src := &jetstream.StreamSource{Name: captureStream}
+	for _, p := range n.cfg.Events.Capture {
+		src.SubjectTransforms = append(src.SubjectTransforms, jetstream.SubjectTransformConfig{Source: p, Destination: captured(n.Site, p)})
+	}
+	return []*jetstream.StreamSource{src}
+}
+
+// captured is the transform's destination: * becomes $1, $2, …
+func captured(site, pattern string) string {
+	tokens := strings.Split(pattern, ".")
+	wild := 0
+	for i, t := range tokens {
+		if t == "*" {
+			wild++
+			tokens[i] = fmt.Sprintf("{{wildcard(%d)}}", wild)
+		}
+	}
+	return "ev." + site + "." + strings.Join(tokens, ".")
+}
+
+// pause waits, but not once ctx has ended.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

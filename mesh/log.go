@@ -1,0 +1,53 @@
+package mesh
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+)
+
+// serverLog writes the server's log to slog. What the server would end the
+// process for goes to fatal.
+type serverLog struct {
+	log   *slog.Logger
+	fatal chan error
+}
+
+// Noticef takes the server's routine messages: details at this level.
+func (l *serverLog) Noticef(format string, v ...any) {
+	l.log.Debug("nats server", "text", fmt.Sprintf(format, v...))
+}
+
+// Warnf takes warnings.
+func (l *serverLog) Warnf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(text, "Plaintext passwords detected") {
+		return // Weft makes these passwords for one run, in memory
+	}
+	l.log.Warn("nats server", "text", text)
+}
+
+// Errorf takes errors; the server goes on.
+func (l *serverLog) Errorf(format string, v ...any) {
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(text, "Error trying to connect as leafnode") {
+		l.log.Debug("nats server", "text", text) // the link reports its own state
+		return
+	}
+	l.log.Error("nats server", "text", text)
+}
+
+// Fatalf takes what the server cannot live with.
+func (l *serverLog) Fatalf(format string, v ...any) {
+	select {
+	case l.fatal <- errors.New(strings.TrimSpace(fmt.Sprintf(format, v...))):
+	default: // the first ones suffice
+	}
+}
+
+// Debugf is off.
+func (l *serverLog) Debugf(string, ...any) {}
+
+// Tracef is off.
+func (l *serverLog) Tracef(string, ...any) {}

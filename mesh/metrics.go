@@ -1,0 +1,71 @@
+package mesh
+
+import (
+	"context"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics reads the node's state when it is scraped.
+type metrics struct {
+	node                                   *Node
+	messages, bytes, first, last           *prometheus.Desc
+	linkUp, linkLagOut, linkLagIn, linkRTT *prometheus.Desc
+}
+
+func newMetrics(n *Node) *metrics {
+	d := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
+	m := &metrics{
+		node:       n,
+		messages:   d("weft_stream_messages", "Messages in the stream.", "stream"),
+		bytes:      d("weft_stream_bytes", "Bytes in the stream.", "stream"),
+		first:      d("weft_stream_first_sequence", "First sequence in the stream.", "stream"),
+		last:       d("weft_stream_last_sequence", "Last sequence in the stream.", "stream"),
+		linkUp:     d("weft_mesh_link_up", "1 if the linked site answers.", "peer_site"),
+		linkLagOut: d("weft_mesh_link_lag_out_events", "Events that the linked site has not taken yet.", "peer_site"),
+		linkLagIn:  d("weft_mesh_link_lag_in_events", "Events of the linked site not taken yet.", "peer_site"),
+		linkRTT:    d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
+	}
+	if n.Metrics != nil {
+		// A second node on one registry keeps its state to itself.
+		_ = n.Metrics.Register(m)
+	}
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, label string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
+	}
+	ctx := context.Background()
+	streams, err := m.node.Streams(ctx)
+	if err != nil {
+		return
+	}
+	for _, s := range streams {
+		gauge(m.messages, float64(s.Messages), s.Name)
+		gauge(m.bytes, float64(s.Bytes), s.Name)
+		gauge(m.first, float64(s.First), s.Name)
+		gauge(m.last, float64(s.Last), s.Name)
+	}
+	st, err := m.node.Status(ctx)
+	if err != nil {
+		return
+	}
+	for _, l := range st.Links {
+		up := 0.0
+		if l.Up {
+			up = 1
+		}
+		gauge(m.linkUp, up, l.Site)
+		gauge(m.linkLagOut, float64(l.LagOut), l.Site)
+		gauge(m.linkLagIn, float64(l.LagIn), l.Site)
+		gauge(m.linkRTT, l.RTTMs/1000, l.Site)
+	}
+}

@@ -1,0 +1,241 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
+	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/internal/obs"
+	"weft.dev/weft/internal/run"
+)
+
+// readyTimeout is how long the server may take to open its store and listeners.
+const readyTimeout = 30 * time.Second
+
+// Deps is what a node is given.
+type Deps struct {
+	obs.Scope
+	Site    string // name of the site; also its JetStream domain
+	Node    string // name of the node, stable and unique in the site
+	Dir     string // the node's data directory
+	Version string
+	Traces  bool // spans are recorded: links report the events they bring
+}
+
+// Node is one node of a site.
+type Node struct {
+	Deps
+	cfg     Config
+	bus     *bus.Bus
+	ready   chan struct{}
+	links   []*link
+	sources sync.Mutex // held while the sources of EVENTS are changed
+	metrics *metrics
+
+	mu  sync.Mutex
+	srv *server.Server // guarded by mu; nil until it runs
+}
+
+// New checks the configuration and builds a node.
+func New(cfg Config, d Deps) (*Node, error) {
+	if err := errors.Join(cfg.Validate(), conf.Name("site", d.Site), conf.Name("node", d.Node), conf.Required("data", d.Dir)); err != nil {
+		return nil, fmt.Errorf("mesh configuration: %w", err)
+	}
+	var opts []bus.Option
+	if !cfg.Events.GroupCommit {
+		opts = append(opts, bus.PerMessage())
+	}
+	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), ready: make(chan struct{})}
+	for _, l := range cfg.Links.Sites {
+		if l.Name == d.Site {
+			return nil, fmt.Errorf("mesh configuration: %w", conf.Field("links.sites", "a site cannot be linked to itself: "+l.Name))
+		}
+		n.links = append(n.links, newLink(n, l))
+	}
+	n.metrics = newMetrics(n)
+	return n, nil
+}
+
+// Bus is the node's connection to its own stream. It may be handed on before
+// Run, but is usable only once the node is ready.
+func (n *Node) Bus() *bus.Bus { return n.bus }
+
+// Ready is closed when the node takes events.
+func (n *Node) Ready() <-chan struct{} { return n.ready }
+
+// Run serves until ctx ends, then commits what was accepted and closes the store.
+func (n *Node) Run(ctx context.Context) (err error) {
+	unlock, err := claim(n.Dir, marker{Site: n.Site, Node: n.Node})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	area := newStaging(n.Dir, n.Site)
+	defer area.remove()
+	s, err := n.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	n.mu.Lock()
+	n.srv = s.Server
+	n.mu.Unlock()
+	if err := n.bus.Attach(s.conn); err != nil {
+		return err
+	}
+	if err := n.ensureEvents(ctx); err != nil {
+		return err
+	}
+	if n.cfg.Events.Staging == stagingMemory {
+		if err := area.make(); err != nil {
+			n.Log.WarnContext(ctx, "commits are staged on disk: no memory file system", "err", err)
+		}
+	}
+	close(n.ready)
+	n.Log.InfoContext(ctx, "mesh node ready", "site", n.Site, "node", n.Node, "client_url", n.ClientURL())
+	return run.Stack(ctx, n.services(s)...)
+}
+
+// services are what runs on the server, bottom first.
+func (n *Node) services(s *embedded) []run.Service {
+	services := []run.Service{
+		run.Named("server", run.Func(s.watch)),
+		run.Named("bus", n.bus),
+	}
+	if len(n.links) > 0 {
+		services = append(services, run.Named("link answers", run.Func(n.answer)))
+		for _, l := range n.links {
+			services = append(services, run.Named("link to "+l.Name, l))
+		}
+		if n.Traces {
+			services = append(services, run.Named("link spans", run.Func(n.traceLinks)))
+		}
+	}
+	return services
+}
+
+// server is the running server, or nil.
+func (n *Node) server() *server.Server {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.srv
+}
+
+var errNotReady = errors.New("the mesh node is not ready")
+
+// linkAddr is where other sites dial this node.
+func (n *Node) linkAddr(s *server.Server) string {
+	host, _, err := net.SplitHostPort(n.cfg.Links.Listen)
+	if err != nil {
+		return ""
+	}
+	v, err := s.Varz(nil)
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(host, strconv.Itoa(v.LeafNode.Port))
+}
+
+// LinkURL is where other sites dial this node; empty without listener.
+func (n *Node) LinkURL() string {
+	if s := n.server(); s != nil && n.cfg.Links.Listen != "" {
+		return "nats://" + n.linkAddr(s)
+	}
+	return ""
+}
+
+// ClientURL is where NATS clients and sidecars connect; empty without listener.
+func (n *Node) ClientURL() string {
+	if s := n.server(); s != nil && n.cfg.Client.Listen != "" {
+		return "nats://" + s.Addr().String()
+	}
+	return ""
+}
+
+// embedded is a running server and the node's connection to it.
+type embedded struct {
+	*server.Server
+	conn  *nats.Conn
+	fatal chan error // what the server would have ended the process for
+	log   *slog.Logger
+}
+
+// start runs the embedded server and waits until it serves.
+func (n *Node) start(ctx context.Context) (*embedded, error) {
+	if err := n.probePorts(ctx); err != nil {
+		return nil, err
+	}
+	keys := newKeys()
+	opts := new(server.Options)
+	if err := opts.ProcessConfigString(n.settings(keys)); err != nil {
+		return nil, fmt.Errorf("configure nats server: %w", err)
+	}
+	opts.NoSigs, opts.NoLog = true, true
+	opts.DontListen = n.cfg.Client.Listen == ""
+	opts.LameDuckGracePeriod, opts.LameDuckDuration = 50*time.Millisecond, time.Second
+	srv, err := server.NewServer(opts)
+	if err != nil {
+		return nil, fmt.Errorf("make nats server: %w", err)
+	}
+	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
+	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal}, false, false, false)
+	go srv.Start() // returns when listening; ended by stop
+	if err := s.waitReady(ctx); err != nil {
+		s.stop()
+		return nil, err
+	}
+	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("weft "+n.Node),
+		nats.UserInfo(nodeUser, keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+	if err != nil {
+		s.stop()
+		return nil, fmt.Errorf("connect to own server: %w", err)
+	}
+	return s, nil
+}
+
+func (s *embedded) waitReady(ctx context.Context) error {
+	deadline := time.Now().Add(readyTimeout)
+	for !s.ReadyForConnections(10*time.Millisecond) || !s.JetStreamEnabled() {
+		select {
+		case err := <-s.fatal:
+			return fmt.Errorf("start nats server: %w", err)
+		case <-ctx.Done():
+			return fmt.Errorf("start nats server: %w", ctx.Err())
+		default:
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("start nats server: not ready within %s", readyTimeout)
+		}
+	}
+	return nil
+}
+
+// watch ends the node when the server cannot go on.
+func (s *embedded) watch(ctx context.Context) error {
+	select {
+	case err := <-s.fatal:
+		return fmt.Errorf("nats server: %w", err)
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// stop closes the connection, tells clients to go elsewhere, and closes the store.
+func (s *embedded) stop() {
+	if s.conn != nil {
+		s.conn.Close()
+	}
+	s.LameDuckShutdown()
+	s.Shutdown() // for a server without listener, which has no lame duck mode
+	s.WaitForShutdown()
+}

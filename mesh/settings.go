@@ -1,0 +1,178 @@
+package mesh
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"weft.dev/weft/event"
+	"weft.dev/weft/internal/conf"
+)
+
+// Users and accounts of the server. Everything of Weft lives in one account;
+// system events have their own, which no link reaches.
+const (
+	account    = "WEFT"
+	sysAccount = "SYS"
+	nodeUser   = "weft-node"
+	anonymous  = "weft-anonymous"
+)
+
+// maxPayload is the largest event and room for its headers and the server's own.
+const maxPayload = event.MaxData + event.MaxHeaders + 48<<10
+
+// keys are passwords that live as long as the process.
+type keys struct{ node, anonymous string }
+
+func newKeys() keys { return keys{node: rand.Text(), anonymous: rand.Text()} }
+
+// probePorts finds a port in use before the server does, and names its key.
+func (n *Node) probePorts(ctx context.Context) error {
+	for _, l := range []struct{ key, addr string }{
+		{"mesh.client.listen", n.cfg.Client.Listen},
+		{"mesh.links.listen", n.cfg.Links.Listen},
+	} {
+		if l.addr == "" {
+			continue
+		}
+		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.addr)
+		if err != nil {
+			return fmt.Errorf("listen: %w", conf.Field(l.key, err.Error()))
+		}
+		if err := ln.Close(); err != nil {
+			return fmt.Errorf("probe %s: %w", l.addr, err)
+		}
+	}
+	return nil
+}
+
+// settings is the server's configuration. Text is the one form in which every
+// setting can later be reloaded.
+func (n *Node) settings(k keys) string {
+	b := new(strings.Builder)
+	w := func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
+	w("server_name: %q", n.Node)
+	if n.cfg.Client.Listen != "" {
+		w("listen: %q", natsAddr(n.cfg.Client.Listen))
+	}
+	w("max_payload: %d", maxPayload)
+	w(`ping_interval: "10s"
+ping_max: 2`)
+	w("jetstream {\n  store_dir: %q\n  domain: %q\n  sync_interval: always", filepath.Join(n.Dir, storeDir), n.Site)
+	// Room for Weft's own streams beside the events.
+	w("  max_memory_store: 256MiB\n  max_file_store: %d\n}", n.cfg.Events.MaxBytes.Bytes()*2+(10<<30))
+	w("feature_flags { js_snapshot_sources: true, js_api_reply_v2: true, js_ack_fc_v2: true }")
+	w("system_account: %s", sysAccount)
+	w("accounts {\n  %s {}\n  %s {\n    jetstream: enabled\n    users: [", sysAccount, account)
+	n.users(w, k)
+	w("    ]\n  }\n}")
+	if len(n.cfg.Client.Users) == 0 {
+		w("no_auth_user: %s", anonymous)
+	}
+	n.leafnodes(w)
+	return b.String()
+}
+
+// users writes who may connect: the node itself, clients, and the linked sites,
+// each only by the kind of connection meant for it.
+func (n *Node) users(w func(string, ...any), k keys) {
+	w("      {user: %s, password: %q, allowed_connection_types: [IN_PROCESS]}", nodeUser, k.node)
+	if len(n.cfg.Client.Users) == 0 {
+		w("      {user: %s, password: %q, allowed_connection_types: [STANDARD, IN_PROCESS]}", anonymous, k.anonymous)
+	}
+	for _, u := range n.cfg.Client.Users {
+		w("      {user: %q, password: %q, allowed_connection_types: [STANDARD]%s}", u.Name, u.Password.Reveal(), permissions(u.Publish, u.Subscribe))
+	}
+	for _, l := range n.cfg.Links.Sites {
+		send, receive := allowed(l.Name, n.Site)
+		w("      {user: %q, password: %q, allowed_connection_types: [LEAFNODE]%s}", linkUser(l.Name), l.Secret.Reveal(), permissions(send, receive))
+	}
+}
+
+func permissions(publish, subscribe []string) string {
+	if len(publish)+len(subscribe) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(", permissions: {publish: {allow: [%s]}, subscribe: {allow: [%s]}}", quoted(publish), quoted(subscribe))
+}
+
+func quoted(list []string) string {
+	if len(list) == 0 {
+		list = []string{">"}
+	}
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = strconv.Quote(s)
+	}
+	return strings.Join(out, ", ")
+}
+
+// linkUser is the name under which a site dials another.
+func linkUser(site string) string { return "link-" + site }
+
+// allowed is all that peer, dialling site, may send and receive: events by the
+// durable source, its flow control, and questions. No other site is mentioned.
+func allowed(peer, site string) (send, receive []string) {
+	return direction(peer, site), direction(site, peer)
+}
+
+// direction lists the subjects that from may send to to.
+func direction(from, to string) []string {
+	return []string{
+		"wl." + from + "." + to, // from's events
+		"$JS." + to + ".API.CONSUMER.RESET." + eventsStream + ".to-" + from,
+		"$JS.FC." + to + ".*." + eventsStream + ".to-" + from + ".>",
+		"$JSC.R." + from + ".*." + eventsStream + ".to-" + to + ".>",
+		askSubject(to, from) + ".>",
+		ansSubject(to, from) + ".>",
+	}
+}
+
+// leafnodes writes the listener for links and the links this site dials.
+func (n *Node) leafnodes(w func(string, ...any)) {
+	if len(n.cfg.Links.Sites) == 0 && n.cfg.Links.Listen == "" {
+		return
+	}
+	w("leafnodes {\n  no_advertise: true\n  reconnect: \"1s\"\n  dial_timeout: \"5s\"")
+	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 50ms, 100ms]}")
+	if n.cfg.Links.Listen != "" {
+		w("  listen: %q", natsAddr(n.cfg.Links.Listen))
+	}
+	w("  remotes: [")
+	for _, l := range n.cfg.Links.Sites {
+		if len(l.URLs) == 0 {
+			continue
+		}
+		w("    {urls: [%s], account: %s, isolate_leafnode_interest: true, request_isolation: true, ignore_discovered_servers: true}",
+			quoted(n.remoteURLs(l)), account)
+	}
+	w("  ]\n}")
+}
+
+// remoteURLs are a link's addresses with the credentials in them.
+func (n *Node) remoteURLs(l Link) []string {
+	out := make([]string, 0, len(l.URLs))
+	for _, raw := range l.URLs {
+		u, err := url.Parse(raw)
+		if err != nil {
+			continue // Validate has refused it
+		}
+		u.Scheme = "nats-leaf"
+		u.User = url.UserPassword(linkUser(n.Site), l.Secret.Reveal())
+		out = append(out, u.String())
+	}
+	return out
+}
+
+// natsAddr writes port 0 as the server wants a chosen port: -1.
+func natsAddr(addr string) string {
+	if host, ok := strings.CutSuffix(addr, ":0"); ok {
+		return host + ":-1"
+	}
+	return addr
+}
