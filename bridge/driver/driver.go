@@ -118,7 +118,7 @@ func (p *permanent) Error() string { return p.err.Error() }
 func (p *permanent) Unwrap() error { return p.err }
 
 // Permanent marks err as final for its record, which becomes a dead letter.
-// Reason is one word from a short list, for a metric: rejected, too_large, ...
+// Reason is one word from a short list, for a metric: rejected, too-large, ...
 func Permanent(reason string, err error) error {
 	if err == nil {
 		return nil

@@ -220,7 +220,7 @@ func record(r *driver.Record) *kgo.Record {
 func (s *Sink) classify(topic string, err error) error {
 	switch {
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
-		return driver.Permanent("too_large", fmt.Errorf("produce to %s: %w", topic, err))
+		return driver.Permanent("too-large", fmt.Errorf("produce to %s: %w", topic, err))
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTopicException), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.PolicyViolation):
 		return driver.Permanent("rejected", fmt.Errorf("produce to %s: %w", topic, err))
 	case errors.Is(err, kerr.UnknownTopicOrPartition), errors.Is(err, kerr.UnknownTopicID):

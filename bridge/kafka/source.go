@@ -207,7 +207,7 @@ func (s *Source) record(r *kgo.Record) *driver.Record {
 	out := &driver.Record{Topic: r.Topic, Position: strconv.Itoa(int(r.Partition)) + "/" + strconv.FormatInt(r.Offset, 10), At: r.Timestamp}
 	var err error
 	if out.Event, err = event.FromKafka(in); err != nil {
-		out.Err = driver.Permanent("bad_event", fmt.Errorf("decode %s/%s: %w", out.Topic, out.Position, err))
+		out.Err = driver.Permanent("bad-event", fmt.Errorf("decode %s/%s: %w", out.Topic, out.Position, err))
 		in.Headers = nil // the bytes as they were, under an envelope of their own
 		out.Event, _ = event.FromKafka(in)
 	}
