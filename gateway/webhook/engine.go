@@ -106,7 +106,7 @@ func (s *Service) runEngine(ctx context.Context, st *stores, l *lease) error {
 	s.metrics.leading.Set(1)
 	defer func() { s.engine.Store(nil); s.metrics.leading.Set(0) }()
 
-	unanswer, err := e.answerStatus(s.Deps.Conn)
+	unanswer, err := e.answerStatus(s.Conn())
 	if err != nil {
 		return err
 	}
@@ -154,8 +154,10 @@ func (e *engine) stop() {
 // consume takes the events of the stream; an interrupted consumer is opened
 // again.
 func (e *engine) consume(ctx context.Context) {
+	// From all: the consumer must have no gap after base, where the lanes'
+	// cursors end; what lies before is acknowledged without being sent.
 	cfg := bus.ConsumeConfig{
-		Durable: durableEvents, Patterns: []string{">"}, AckWait: eventsAckWait, MaxAckPending: eventsPending, From: "new",
+		Durable: durableEvents, Patterns: []string{">"}, AckWait: eventsAckWait, MaxAckPending: eventsPending, From: "all",
 	}
 	for ctx.Err() == nil {
 		err := e.Source.Consume(ctx, cfg, e.dispatch)
@@ -269,16 +271,20 @@ func (e *engine) worker(t *track, it lane.Item) {
 	}
 }
 
+// eventOf is the event of an item, first attempt or stored retry.
+func eventOf(it lane.Item) *payload {
+	if d, ok := it.Ref.(*due); ok {
+		return d.payload
+	}
+	return it.Ref.(*payload)
+}
+
 // attempt makes one request and acts on its outcome.
 func (e *engine) attempt(t *track, it lane.Item) {
 	e.mu.Lock()
 	ep := t.ep
 	e.mu.Unlock()
-	p, again := it.Ref.(*payload), (*due)(nil)
-	if p == nil {
-		again = it.Ref.(*due)
-		p = again.payload
-	}
+	p := eventOf(it)
 	if !e.lease.valid(time.Now()) {
 		e.mu.Lock()
 		e.closing = true // the term is over; another node may deliver already
