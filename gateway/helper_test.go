@@ -57,10 +57,20 @@ func (m *memory) purge(seq uint64) (upTo uint64) {
 	return m.first - 1
 }
 
+// purgeAll is purge, but waits until the reader has had everything.
+func (m *memory) purgeAll(seq uint64) uint64 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); <-time.After(time.Millisecond) {
+		if got := m.purge(seq); got >= seq {
+			return got
+		}
+	}
+	return 0
+}
+
 func (m *memory) renew() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.epoch, m.first, m.events = m.epoch+"x", 1, nil
+	m.epoch, m.first, m.read, m.events = m.epoch+"x", 1, 0, nil
 }
 
 func (m *memory) Info(context.Context) (bus.StreamInfo, error) {
@@ -88,6 +98,9 @@ func (m *memory) Page(_ context.Context, cfg bus.PageConfig) ([]event.Stored, ui
 
 func (m *memory) Read(ctx context.Context, cfg bus.ReadConfig, h func(event.Stored) error) error {
 	after := cfg.After
+	m.mu.Lock()
+	m.read = max(m.read, after)
+	m.mu.Unlock()
 	for ctx.Err() == nil {
 		m.mu.Lock()
 		changed := m.changed
@@ -145,9 +158,16 @@ func (m *memory) put(path, typ string) uint64 {
 // setup changes what a test's gateway is made of.
 type setup func(*gateway.Config, *gateway.Deps)
 
-// start runs a gateway on m and returns its host:port. It is stopped, and
-// checked to stop cleanly, when the test ends.
+// start runs a gateway on m until the test ends and returns its host:port.
 func start(t *testing.T, m *memory, setups ...setup) string {
+	t.Helper()
+	addr, _ := startStop(t, m, setups...)
+	return addr
+}
+
+// startStop is start with a way to stop the gateway before the test ends. It is
+// checked to stop cleanly.
+func startStop(t *testing.T, m *memory, setups ...setup) (addr string, stop func()) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -166,7 +186,7 @@ func start(t *testing.T, m *memory, setups ...setup) string {
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
 	<-s.Ready()
-	t.Cleanup(func() {
+	stop = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -177,7 +197,8 @@ func start(t *testing.T, m *memory, setups ...setup) string {
 			t.Error("the gateway does not stop")
 		}
 	})
-	return l.Addr().String()
+	t.Cleanup(stop)
+	return l.Addr().String(), stop
 }
 
 // frame is any frame of the server.
