@@ -3,10 +3,12 @@ package webhook
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -110,7 +112,7 @@ func (j *journal) flush(ctx context.Context) bool {
 			j.batch(waiting)
 			return true
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, nats.ErrConnectionClosed) {
 			j.putBack(data, waiting)
 			return false
 		}

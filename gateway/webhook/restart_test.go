@@ -152,7 +152,7 @@ func TestReplay(t *testing.T) {
 	if got := g.call(http.MethodPost, "/v1/webhooks/"+h.ID+"/replay", map[string]any{"since": since}, nil); got != http.StatusAccepted {
 		t.Fatalf("replay answered %d", got)
 	}
-	eventually(t, 5*time.Second, "all of the stream sent", func() bool { return len(rc.all()) == 13 })
+	eventually(t, 5*time.Second, "all of the stream sent", func() bool { return len(rc.all()) == 13 && settled() })
 	g.kill()
 	g = mortalGateway(t, n, config(), "test-1")
 	more := publish(t, n.bus, "a", 1)

@@ -3,6 +3,7 @@ package webhook
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"strconv"
@@ -65,7 +66,7 @@ func (q *retries) put(ctx context.Context, r retryRecord, at time.Time) error {
 		if ctx.Err() == nil {
 			q.log.WarnContext(ctx, "webhook retry not stored yet", "endpoint", r.Endpoint, "err", err)
 		}
-		if !pause(ctx, wait) {
+		if errors.Is(err, nats.ErrConnectionClosed) || !pause(ctx, wait) {
 			return fmt.Errorf("store retry for %s: %w", r.Endpoint, err)
 		}
 	}
