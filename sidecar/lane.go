@@ -75,6 +75,7 @@ type item struct {
 	tries       int // failures in a row, for the back-off
 	due         time.Time
 	busy        bool
+	final       bool   // the call under way is one beyond the attempts, at a closed breaker
 	dead        string // reason for the dead letter, once decided
 	settled     bool   // only the acknowledgement is left
 	last        outcome
@@ -214,6 +215,7 @@ func (l *lane) advance(now time.Time) time.Duration {
 				break
 			}
 			j.permit = p
+			it.final = l.breaker.State() == policy.Closed && l.retry.Exhausted(it.attempts)
 			it.journey.begin(l, it)
 		}
 		it.busy = true
@@ -381,13 +383,15 @@ func (l *lane) judge(now time.Time, it *item, r result) {
 		return
 	}
 	l.count.failed.Add(1)
-	l.metrics.retried(it.dead == "")
 	if it.firstFailed.IsZero() {
 		it.firstFailed = now
 	}
-	if l.bury && it.dead == "" && l.retry.Exhausted(it.attempts) && l.breaker.State() == policy.Closed {
+	// While the breaker is not closed nothing is given up: the app fails, not
+	// the event. It has one more call when the app works again; that one decides.
+	if l.bury && it.dead == "" && l.retry.Exhausted(it.attempts) && (it.final || l.breaker.State() == policy.Closed) {
 		it.dead = reasonMaxAttempts
 	}
+	l.metrics.retried(it.dead == "")
 	if it.dead != "" {
 		it.due, it.tries = now, 0
 		return
