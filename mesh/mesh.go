@@ -176,7 +176,7 @@ func (e Events) validate() error {
 	}
 	for i, p := range e.Capture {
 		if slices.ContainsFunc([]string{"ev.>", "weft.>", "wl.>", "$JS.>", "$SYS.>", "_INBOX.>"}, func(own string) bool { return event.Overlap(p, own) }) {
-			errs = append(errs, conf.Field(conf.Item("events.capture", i), "want subjects outside ev., weft. and wl."))
+			errs = append(errs, conf.Field(conf.Item("capture", i), "want subjects outside ev., weft. and wl."))
 		}
 	}
 	return errors.Join(errs...)

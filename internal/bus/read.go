@@ -150,7 +150,7 @@ type PageConfig struct {
 const pageMax = 1000
 
 // Page reads past events without a consumer. Next is the After of the page that
-// follows: the last sequence looked at, so an empty page may still move it.
+// follows; it is UpTo when nothing more matches, even on an empty page.
 func (b *Bus) Page(ctx context.Context, cfg PageConfig) (events []event.Stored, next uint64, err error) {
 	if cfg.Pattern == "" {
 		cfg.Pattern = ">"
@@ -216,8 +216,8 @@ func (p *page) take(m *nats.Msg) (done bool, err error) {
 	switch status := m.Header.Get("Status"); status {
 	case "":
 	case "204": // end of the batch
-		if m.Header.Get("Nats-Num-Pending") == "0" { // nothing more matches
-			p.next = max(p.next, min(p.cfg.UpTo, p.lastSeen(m)))
+		if m.Header.Get("Nats-Num-Pending") == "0" && p.cfg.UpTo != math.MaxUint64 {
+			p.next = p.cfg.UpTo // nothing more matches
 		}
 		return true, nil
 	case "404": // nothing at or after the start
@@ -243,13 +243,4 @@ func (p *page) take(m *nats.Msg) (done bool, err error) {
 	}))
 	p.next = seq
 	return false, nil
-}
-
-// lastSeen is how far the server has looked when nothing more matches.
-func (p *page) lastSeen(m *nats.Msg) uint64 {
-	if p.cfg.UpTo != math.MaxUint64 {
-		return p.cfg.UpTo
-	}
-	seq, _ := strconv.ParseUint(m.Header.Get("Nats-Last-Sequence"), 10, 64)
-	return seq
 }
