@@ -12,14 +12,22 @@ import (
 	"weft.dev/weft/internal/bus"
 )
 
+// batched is one batched body.
+type batched struct {
+	*exchange
+	call   Call
+	events []event.Event
+}
+
 // batch publishes the events of one batched body. An event that is not valid
 // refuses the whole body, so that a client corrects it and sends it again; what
 // the bus then cannot store is told per item.
-func (in *Intake) batch(w http.ResponseWriter, r *http.Request, x *exchange, c Call, events []event.Event) {
+func (in *Intake) batch(w http.ResponseWriter, r *http.Request, b batched) {
+	c, events := b.call, b.events
 	begun := time.Now()
 	for i := range events {
 		if err := in.complete(&c, &events[i], begun); err != nil {
-			x.release()
+			b.release()
 			in.fail(w, r, in.refuse(inItem(i, err)))
 			return
 		}
@@ -47,14 +55,14 @@ func (in *Intake) batch(w http.ResponseWriter, r *http.Request, x *exchange, c C
 	if failed > 0 {
 		status = http.StatusMultiStatus
 	}
-	x.answer = appendResults(x.answer[:0], ps, results)
+	b.answer = appendResults(b.answer[:0], ps, results)
 	if c.CorrelationID != "" {
 		w.Header()["X-Correlation-Id"] = []string{c.CorrelationID}
 	}
 	echo(w.Header(), c.RequestID)
-	reply(w, status, x.answer)
+	reply(w, status, b.answer)
 	if failed == 0 {
-		x.release()
+		b.release()
 	}
 }
 

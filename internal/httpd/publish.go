@@ -77,7 +77,7 @@ func (in *Intake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if mode == event.Batched {
-		in.batch(w, r, x, c, events)
+		in.batch(w, r, batched{x, c, events})
 		return
 	}
 	e := &events[0]
