@@ -270,7 +270,7 @@ func (s *Sink) create(ctx context.Context, topic string) error {
 	_, err := kadm.NewClient(s.cl).CreateTopic(ctx, partitions, replicas, nil, topic)
 	switch {
 	case err == nil:
-		s.Log.InfoContext(ctx, "kafka topic created", "bridge", s.Bridge, "topic", topic)
+		s.Log.InfoContext(ctx, "kafka topic created", "topic", topic)
 	case errors.Is(err, kerr.TopicAlreadyExists):
 	default:
 		return fmt.Errorf("create topic %s: %w", topic, s.cfg.explain(topic, err))

@@ -288,7 +288,7 @@ func (s *Source) commit(ctx context.Context, cl *kgo.Client) {
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
 	if err := cl.CommitMarkedOffsets(ctx); err != nil {
-		s.Log.WarnContext(ctx, "kafka offsets not committed", "bridge", s.Bridge, "group", s.cfg.Group, "err", err)
+		s.Log.WarnContext(ctx, "kafka offsets not committed", "group", s.cfg.Group, "err", err)
 	}
 }
 

@@ -68,7 +68,7 @@ func (s *Source) show(ctx context.Context, receipts []string, after time.Duratio
 		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)
 		if _, err := s.client.ChangeMessageVisibilityBatch(call, in); err != nil {
-			s.Log.WarnContext(ctx, "sqs visibility not changed", "bridge", s.Bridge, "err", err)
+			s.Log.WarnContext(ctx, "sqs visibility not changed", "err", err)
 		}
 		cancel()
 	}
@@ -121,7 +121,7 @@ func (s *Source) removeSome(ctx context.Context, part []string) {
 		}
 		pause(ctx, retryMin)
 	}
-	s.Log.WarnContext(ctx, "sqs messages not deleted", "bridge", s.Bridge, "messages", len(left), "err", err)
+	s.Log.WarnContext(ctx, "sqs messages not deleted", "messages", len(left), "err", err)
 }
 
 func encode64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }
