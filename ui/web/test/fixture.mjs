@@ -33,6 +33,7 @@ function span(rows, under, name, where, at, took, more = {}) {
 }
 
 function saga() {
+  spanIds = 0;
   const rows = [];
   const ev = (id, by) => ({ 'cloudevents.event_id': id, ...(by ? { 'weft.causation_id': by } : {}) });
   const [e1, e2, e3, e4] = ['0198f0c2-1c7e-7c3a-9d5e-3b1f0a6c2d41', '0198f0c2-1ca9-7f11-8a02-55d0e0b7a913', '0198f0c2-1cdd-7b52-b6f0-0c44ad1e7720', '0198f0c2-1d40-7a7a-9e51-71f4b2c9d003'];
@@ -61,6 +62,7 @@ function saga() {
 }
 
 function wide(n) {
+  spanIds = 0;
   const rows = [];
   const p = span(rows, '', 'publish orders.created', 'weft@fra', 0, n * 900, { kind: 'producer' });
   for (let i = 0; i < n; i++) span(rows, p, 'deliver orders.created', i % 3 ? 'weft@fra' : 'weft@iad', i * 850, 1400, { kind: 'consumer' });
@@ -100,10 +102,13 @@ function api(url) {
   switch (url.pathname) {
     case '/api/info': return { site: 'fra', node: 'fra-1', version: '0.1.0' };
     case '/api/mesh': return {
-      site: 'fra', node: 'fra-1', nodes: [{ name: 'fra-1', site: 'fra', up: true }],
-      links: [{ from: 'iad', to: 'fra', up: true, rttMs: 31.4, lag: 0 }, { from: 'fra', to: 'iad', up: true, rttMs: 31.4, lag: 3 }, { from: 'sin', to: 'fra', up: false, lag: 1204, error: 'connection refused, next try in 4 s' }],
-      streams: [{ name: 'EVENTS', origin: 'fra', messages: grown, bytes: grown * 611, last: grown }, { name: 'EVENTS', origin: 'iad', messages: 90_112, bytes: 51_000_111, last: Math.floor(90_112 + s * 40) }],
+      site: 'fra', node: 'fra-1', version: '0.1.0', stream: { name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 },
+      links: [
+        { site: 'iad', up: true, since: iso(began - 7_400_000), rttMs: 31.4, lagIn: 0, lagOut: 3, exports: ['orders.>', 'payments.>'], imports: ['>'] },
+        { site: 'sin', up: false, since: iso(began - 190_000), rttMs: 0, lagIn: 0, lagOut: 1204, exports: ['orders.>'], imports: ['>'], problem: 'connection refused, next try in 4 s' },
+      ],
     };
+    case '/api/streams': return [{ name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 }, { name: 'WEFT_DLQ', messages: 1, bytes: 2011, first: 4, last: 4, lastAt: iso(began - 90_000), consumers: 0 }];
     case '/api/bridges': return [{ name: 'orders-kafka', from: 'orders.>', to: 'kafka shop-orders', state: 'running', messages: Math.floor(8000 + s * 12), lag: 0 }, { name: 'orders-sns', from: 'orders.>', to: 'sns orders', state: 'retrying', messages: 7991, lag: 212, lagSeconds: 19, lastError: 'AuthorizationError: not allowed to publish' }];
     case '/api/sidecars': return { sidecars: [
       { app: 'payment', instance: 'payment-1', site: 'fra', draining: false, subscriptions: [{ name: 'orders', consumer: 'payment-orders', subjects: ['orders.created'], breaker: 'CLOSED', held: 0, inflight: 1, delivered: 3012, failed: 4, deadLetters: 0 }] },

@@ -5,38 +5,35 @@ export interface Site {
   up: boolean | undefined;
 }
 
+/** A link as the own site sees it. */
 export interface Line {
-  from: string;
-  to: string;
+  peer: string;
   up: boolean | undefined;
-  state: string;
+  since: string;
   rttMs: number | undefined;
-  lag: number | undefined; // events not yet here
-  note: string;
+  lagOut: number | undefined; // events the peer has not taken over yet
+  lagIn: number | undefined; // events not taken over from the peer yet
+  exports: string[];
+  imports: string[];
+  problem: string;
 }
 
 export interface Stream {
   name: string;
-  origin: string;
   messages: number | undefined;
   bytes: number | undefined;
   last: number | undefined; // sequence
-}
-
-export interface Node {
-  name: string;
-  site: string;
-  up: boolean | undefined;
-  version: string;
+  lastAt: string;
+  consumers: number | undefined;
 }
 
 export interface Mesh {
   site: string;
   node: string;
+  version: string;
   sites: Site[];
-  nodes: Node[];
   links: Line[];
-  streams: Stream[];
+  stream: Stream | undefined;
 }
 
 type Obj = Record<string, unknown>;
@@ -82,49 +79,25 @@ function strings(v: unknown): string[] {
 
 export function readMesh(raw: unknown): Mesh {
   const m = isObject(raw) ? raw : {};
-  const site = str(m, 'site', 'name');
-  const node = str(m, 'node');
-  const links = objects(m.links).map((l): Line => {
-    const up = upOf(l);
-    return {
-      from: str(l, 'from') || str(l, 'site', 'peer', 'remote', 'name') || '?',
-      to: str(l, 'to') || site,
-      up,
-      state: str(l, 'state', 'status') || (up === undefined ? 'unknown' : up ? 'up' : 'down'),
-      rttMs: num(l, 'rttMs', 'rtt_ms', 'rtt'),
-      lag: num(l, 'lag', 'lagMessages', 'pending', 'behind'),
-      note: str(l, 'error', 'lastError', 'reason', 'note'),
-    };
-  });
-  const sites = new Map<string, Site>();
-  const add = (name: string, up?: boolean) => {
-    if (!name || name === '?') return;
-    const known = sites.get(name);
-    sites.set(name, { name, own: name === site, up: name === site ? true : (up ?? known?.up) });
-  };
-  add(site, true);
-  for (const s of objects(m.sites)) add(str(s, 'site', 'name'), upOf(s));
-  for (const s of strings(m.sites)) add(s);
-  for (const l of links) {
-    add(l.from, l.from === site ? undefined : l.up);
-    add(l.to, l.to === site ? undefined : l.up);
-  }
-  const nodes = objects(m.nodes).map((n): Node => ({
-    name: str(n, 'node', 'name', 'id'),
-    site: str(n, 'site') || site,
-    up: upOf(n),
-    version: str(n, 'version'),
+  const site = str(m, 'site');
+  const links = objects(m.links).map((l): Line => ({
+    peer: str(l, 'site') || '?',
+    up: upOf(l),
+    since: str(l, 'since'),
+    rttMs: num(l, 'rttMs'),
+    lagOut: num(l, 'lagOut'),
+    lagIn: num(l, 'lagIn'),
+    exports: strings(l.exports),
+    imports: strings(l.imports),
+    problem: str(l, 'problem'),
   }));
-  if (nodes.length === 0 && node) nodes.push({ name: node, site, up: true, version: str(m, 'version') });
-  const one = isObject(m.stream) ? [m.stream] : [];
-  const streams = [...objects(m.streams), ...one].map((s): Stream => ({
-    name: str(s, 'name', 'stream') || 'EVENTS',
-    origin: str(s, 'origin', 'site'),
-    messages: num(s, 'messages', 'msgs', 'events'),
-    bytes: num(s, 'bytes'),
-    last: num(s, 'last', 'lastSeq', 'last_seq', 'seq'),
-  }));
-  return { site, node, sites: [...sites.values()].sort((a, b) => Number(b.own) - Number(a.own) || (a.name < b.name ? -1 : 1)), nodes, links, streams };
+  const sites: Site[] = site ? [{ name: site, own: true, up: true }] : [];
+  for (const l of links) if (!sites.some((s) => s.name === l.peer)) sites.push({ name: l.peer, own: false, up: l.up });
+  return { site, node: str(m, 'node'), version: str(m, 'version'), sites, links, stream: isObject(m.stream) ? readStream(m.stream) : undefined };
+}
+
+export function readStream(s: Obj): Stream {
+  return { name: str(s, 'name'), messages: num(s, 'messages'), bytes: num(s, 'bytes'), last: num(s, 'last'), lastAt: str(s, 'lastAt'), consumers: num(s, 'consumers') };
 }
 
 /** The list in an answer, whether it is bare or below a key. */
@@ -132,15 +105,15 @@ export function listOf(raw: unknown, key: string): Obj[] {
   return isObject(raw) && key in raw ? objects(raw[key]) : objects(raw);
 }
 
-/** Where the sites stand in a drawing of w by h: the own one first, on a flat circle. */
-export function places(sites: Site[], w: number, h: number): Map<string, { x: number; y: number }> {
+/** Where the sites stand in a drawing of w by h: the own one first, on a flat circle; each takes `box` in width. */
+export function places(sites: Site[], w: number, h: number, box: number): Map<string, { x: number; y: number }> {
   const out = new Map<string, { x: number; y: number }>();
   const n = sites.length;
   sites.forEach((s, i) => {
     if (n === 1) out.set(s.name, { x: w / 2, y: h / 2 });
     else {
       const a = Math.PI + (2 * Math.PI * i) / n;
-      out.set(s.name, { x: w / 2 + Math.cos(a) * w * 0.34, y: h / 2 + (n === 2 ? 0 : Math.sin(a) * h * 0.3) });
+      out.set(s.name, { x: w / 2 + Math.cos(a) * Math.min(w * 0.36, (w - box) / 2 - 2), y: h / 2 + (n === 2 ? 0 : Math.sin(a) * h * 0.3) });
     }
   });
   return out;
