@@ -38,7 +38,7 @@ func sizes(s *source) []Breach {
 		if n := s.fset.Position(f.End()).Line - s.fset.Position(f.Pos()).Line + 1; n > maxFuncLines {
 			out = append(out, s.breach(f.Pos(), "%s: %s", f.Name.Name, tooMany("lines", n, maxFuncLines)))
 		}
-		if n := f.Type.Params.NumFields(); n > maxParams && (f.Recv == nil || !slices.Contains(prescribed, f.Name.Name)) {
+		if n := s.params(f); n > maxParams && (f.Recv == nil || !slices.Contains(prescribed, f.Name.Name)) {
 			out = append(out, s.breach(f.Pos(), "%s: %s; use a struct", f.Name.Name, tooMany("parameters", n, maxParams)))
 		}
 		if f.Name.Name == "init" && f.Recv == nil {
@@ -46,6 +46,30 @@ func sizes(s *source) []Breach {
 		}
 	}
 	return out
+}
+
+// params counts a function's parameters. The t of a test's helper is none: it
+// comes with every helper and is never part of what the helper is told.
+func (s *source) params(f *ast.FuncDecl) int {
+	n := f.Type.Params.NumFields()
+	if n > 0 && s.isTest() && isTesting(f.Type.Params.List[0].Type) {
+		n--
+	}
+	return n
+}
+
+// isTesting reports whether t is *testing.T, *testing.B, *testing.F or
+// testing.TB.
+func isTesting(t ast.Expr) bool {
+	if star, ok := t.(*ast.StarExpr); ok {
+		t = star.X
+	}
+	sel, ok := t.(*ast.SelectorExpr)
+	if !ok {
+		return false
+	}
+	pkg, ok := sel.X.(*ast.Ident)
+	return ok && pkg.Name == "testing"
 }
 
 // forbidden calls, by package and function, with what to do instead.
