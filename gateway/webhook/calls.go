@@ -110,7 +110,7 @@ func position(text string, info bus.StreamInfo) (uint64, error) {
 }
 
 func (s *Service) positionAt(ctx context.Context, since time.Time, info bus.StreamInfo) (uint64, error) {
-	found, err := fetch(ctx, s.Conn(), bus.Stream, page{Start: &since, NextFor: "ev.>", Batch: 1})
+	found, err := fetch(ctx, s.Conn, bus.Stream, page{Start: &since, NextFor: "ev.>", Batch: 1})
 	if err != nil {
 		return 0, err
 	}
@@ -167,7 +167,7 @@ func (s *Service) scan(ctx context.Context, st *stores, id string, limit int, be
 		if high < scanBatch {
 			low = 1
 		}
-		batch, err := fetch(ctx, s.Conn(), streamAttempts, page{Seq: low, Batch: int(high - low + 1), MaxBytes: 16 << 20})
+		batch, err := fetch(ctx, s.Conn, streamAttempts, page{Seq: low, Batch: int(high - low + 1), MaxBytes: 16 << 20})
 		if err != nil {
 			return nil, 0, err
 		}

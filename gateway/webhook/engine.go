@@ -106,7 +106,7 @@ func (s *Service) runEngine(ctx context.Context, st *stores, l *lease) error {
 	s.metrics.leading.Set(1)
 	defer func() { s.engine.Store(nil); s.metrics.leading.Set(0) }()
 
-	unanswer, err := e.answerStatus(s.Conn())
+	unanswer, err := e.answerStatus(s.Conn)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -25,56 +24,24 @@ import (
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/obs"
+	"weft.dev/weft/internal/wefttest"
 )
 
 // testNode is a mesh node in process.
 type testNode struct {
-	srv *server.Server
+	url string
 	bus *bus.Bus
 }
 
-// node starts a mesh node and returns its bus.
-func node(t testing.TB) *bus.Bus { return newNode(t).bus }
-
 func newNode(t testing.TB) *testNode {
 	t.Helper()
-	srv, err := server.NewServer(&server.Options{
-		DontListen: true, JetStream: true, StoreDir: t.TempDir(), JetStreamDomain: "test", NoSigs: true, NoLog: true,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	go srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
-		t.Fatal("server not ready")
-	}
-	t.Cleanup(func() { srv.Shutdown(); srv.WaitForShutdown() })
-	n := &testNode{srv: srv}
-	nc := n.connect(t)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = js.CreateStream(t.Context(), jetstream.StreamConfig{
-		Name: bus.Stream, Subjects: []string{"ev.test.>"}, AllowDirect: true, AllowAtomicPublish: true,
-		Duplicates: 2 * time.Minute, Metadata: map[string]string{bus.MetaEpoch: "e1"},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n.bus, err = bus.New(nc, obs.Discard()); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- n.bus.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
-	return n
+	b, url := wefttest.Listening(t)
+	return &testNode{url: url, bus: b}
 }
 
 func (n *testNode) connect(t testing.TB) *nats.Conn {
 	t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(n.srv))
+	nc, err := nats.Connect(n.url)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +70,7 @@ func ms(n int) conf.Duration { return conf.Duration(n) * conf.Duration(time.Mill
 
 func start(t testing.TB, b *bus.Bus, cfg webhook.Config, change ...func(*webhook.Deps)) *gateway {
 	t.Helper()
-	d := webhook.Deps{Scope: obs.Discard(), Source: b, Conn: b.Conn, Site: "test", Node: "test-1"}
+	d := webhook.Deps{Scope: obs.Discard(), Source: b, Conn: b.Conn(), Site: "test", Node: "test-1"}
 	d.Log = slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	for _, f := range change {
 		f(&d)
@@ -260,22 +227,6 @@ func (r *receiver) ids() map[string]int {
 		out[re.id]++
 	}
 	return out
-}
-
-// eventually polls until cond holds.
-func eventually(t testing.TB, within time.Duration, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(within)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("not within %s: %s", within, what)
-		case <-tick.C:
-		}
-	}
 }
 
 // publish stores n events and returns their ids.

@@ -94,7 +94,7 @@ func (e *engine) readJournal(ctx context.Context) (map[string]map[uint64]int, er
 	from := last.Time.Add(-recoverWindow)
 	next := page{Start: &from, Batch: 256, MaxBytes: 8 << 20}
 	for {
-		batch, err := fetch(ctx, e.Conn(), streamAttempts, next)
+		batch, err := fetch(ctx, e.Conn, streamAttempts, next)
 		if err != nil {
 			return nil, fmt.Errorf("recover webhooks: %w", err)
 		}

@@ -15,6 +15,7 @@ import (
 	"weft.dev/weft/gateway/webhook"
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/obs"
+	"weft.dev/weft/internal/wefttest"
 )
 
 // mortal is a service with a connection of its own that can be cut, which is
@@ -62,12 +63,12 @@ func TestKillLosesNothing(t *testing.T) {
 	for range 5 {
 		ids = append(ids, publish(t, n.bus, "a.b", 300)...)
 		before := len(good.all())
-		eventually(t, 20*time.Second, "some delivered", func() bool { return len(good.all()) > before+50 })
+		wefttest.Eventually(t, 20*time.Second, "some delivered", func() bool { return len(good.all()) > before+50 })
 		g.kill()
 		g = mortalGateway(t, n, cfg, "test-1")
 	}
 	for name, rc := range map[string]*receiver{"good": good, "flaky": flaky, "slow": slow} {
-		eventually(t, 60*time.Second, name+" has all", func() bool { return len(rc.ids()) >= len(ids) })
+		wefttest.Eventually(t, 60*time.Second, name+" has all", func() bool { return len(rc.ids()) >= len(ids) })
 		got, twice := rc.ids(), 0
 		for _, id := range ids {
 			if got[id] == 0 {
@@ -94,11 +95,11 @@ func TestStopDuplicatesNothing(t *testing.T) {
 	for range 3 {
 		ids = append(ids, publish(t, n.bus, "a", 300)...)
 		before := len(rc.all())
-		eventually(t, 10*time.Second, "some delivered", func() bool { return len(rc.all()) > before+20 })
+		wefttest.Eventually(t, 10*time.Second, "some delivered", func() bool { return len(rc.all()) > before+20 })
 		g.stop()
 		g = start(t, n.bus, config())
 	}
-	eventually(t, 30*time.Second, "all delivered", func() bool { return len(rc.ids()) == len(ids) })
+	wefttest.Eventually(t, 30*time.Second, "all delivered", func() bool { return len(rc.ids()) == len(ids) })
 	for id, n := range rc.ids() {
 		if n > 1 {
 			t.Errorf("event %s was sent %d times", id, n)
@@ -115,18 +116,18 @@ func TestSecondNodeTakesOver(t *testing.T) {
 	h := one.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	two := mortalGateway(t, n, config(), "test-2")
 	publish(t, n.bus, "a", 10)
-	eventually(t, 10*time.Second, "delivered by one node", func() bool { return len(rc.all()) == 10 })
-	eventually(t, 5*time.Second, "status through the other node", func() bool {
+	wefttest.Eventually(t, 10*time.Second, "delivered by one node", func() bool { return len(rc.all()) == 10 })
+	wefttest.Eventually(t, 5*time.Second, "status through the other node", func() bool {
 		s := two.status(h.ID)
 		return s.Node == "test-1" && s.Delivered == 10
 	})
 	second := two.create(map[string]any{"url": rc.URL, "subjects": []string{"b"}})
 	publish(t, n.bus, "b", 1)
-	eventually(t, 5*time.Second, "endpoint made on the other node", func() bool { return len(rc.all()) == 11 })
+	wefttest.Eventually(t, 5*time.Second, "endpoint made on the other node", func() bool { return len(rc.all()) == 11 })
 	one.kill()
 	publish(t, n.bus, "a", 5)
 	publish(t, n.bus, "b", 5)
-	eventually(t, 20*time.Second, "the other node goes on", func() bool { return len(rc.ids()) == 21 })
+	wefttest.Eventually(t, 20*time.Second, "the other node goes on", func() bool { return len(rc.ids()) == 21 })
 	if s := two.status(second.ID); s.Node != "test-2" {
 		t.Errorf("status = %+v, want node test-2", s)
 	}
@@ -140,11 +141,11 @@ func TestReplay(t *testing.T) {
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	ids := publish(t, n.bus, "a", 4)
 	settled := func() bool { s := g.status(h.ID); return s.State == "live" && s.Cursor == 7 }
-	eventually(t, 5*time.Second, "delivered", func() bool { return len(rc.all()) == 4 && settled() })
+	wefttest.Eventually(t, 5*time.Second, "delivered", func() bool { return len(rc.all()) == 4 && settled() })
 	if got := g.call(http.MethodPost, "/v1/webhooks/"+h.ID+"/replay", map[string]any{"after": "5"}, nil); got != http.StatusAccepted {
 		t.Fatalf("replay answered %d", got)
 	}
-	eventually(t, 5*time.Second, "two sent again", func() bool {
+	wefttest.Eventually(t, 5*time.Second, "two sent again", func() bool {
 		got := rc.ids()
 		return len(rc.all()) == 6 && got[ids[2]] == 2 && got[ids[3]] == 2 && settled()
 	})
@@ -152,11 +153,11 @@ func TestReplay(t *testing.T) {
 	if got := g.call(http.MethodPost, "/v1/webhooks/"+h.ID+"/replay", map[string]any{"since": since}, nil); got != http.StatusAccepted {
 		t.Fatalf("replay answered %d", got)
 	}
-	eventually(t, 5*time.Second, "all of the stream sent", func() bool { return len(rc.all()) == 13 && settled() })
+	wefttest.Eventually(t, 5*time.Second, "all of the stream sent", func() bool { return len(rc.all()) == 13 && settled() })
 	g.kill()
 	g = mortalGateway(t, n, config(), "test-1")
 	more := publish(t, n.bus, "a", 1)
-	eventually(t, 10*time.Second, "goes on after a restart", func() bool { return rc.ids()[more[0]] == 1 })
+	wefttest.Eventually(t, 10*time.Second, "goes on after a restart", func() bool { return rc.ids()[more[0]] == 1 })
 	if got := len(rc.all()); got != 14 {
 		t.Errorf("%d requests after the restart, want 14", got)
 	}
@@ -178,9 +179,9 @@ func TestExpiredIsCounted(t *testing.T) {
 	}
 	g.stop()
 	g = start(t, n.bus, config()) // looks at the stream's start at once
-	eventually(t, 10*time.Second, "counted", func() bool { return g.status(h.ID).Expired == 7 })
+	wefttest.Eventually(t, 10*time.Second, "counted", func() bool { return g.status(h.ID).Expired == 7 })
 	g.call(http.MethodPatch, "/v1/webhooks/"+h.ID, map[string]any{"disabled": false}, nil)
-	eventually(t, 5*time.Second, "the rest is delivered", func() bool { return len(rc.all()) == 3 })
+	wefttest.Eventually(t, 5*time.Second, "the rest is delivered", func() bool { return len(rc.all()) == 3 })
 }
 
 // TestSourceFailure has the stream fail now and then.
@@ -193,7 +194,7 @@ func TestSourceFailure(t *testing.T) {
 	src.set(3)
 	publish(t, n.bus, "a", 3)
 	g.call(http.MethodPost, "/v1/webhooks/"+h.ID+"/replay", map[string]any{"after": "0"}, nil)
-	eventually(t, 20*time.Second, "delivered in the end", func() bool { return len(rc.ids()) == 3 })
+	wefttest.Eventually(t, 20*time.Second, "delivered in the end", func() bool { return len(rc.ids()) == 3 })
 }
 
 // sick fails a number of pages.

@@ -104,7 +104,7 @@ func (s *Service) statusOf(ctx context.Context, st *stores, ids []string) map[st
 	} else if req, err := json.Marshal(ids); err == nil {
 		ctx, cancel := context.WithTimeout(ctx, statusWait)
 		defer cancel()
-		if m, err := s.Conn().RequestWithContext(ctx, subjectStatus, req); err == nil {
+		if m, err := s.Conn.RequestWithContext(ctx, subjectStatus, req); err == nil {
 			_ = json.Unmarshal(m.Data, &out) // else what is stored
 		}
 	}

@@ -96,7 +96,7 @@ type Source interface {
 type Deps struct {
 	obs.Scope
 	Source   Source
-	Conn     func() *nats.Conn // to the site's mesh node, asked for in Run; for the service's own streams
+	Conn     *nats.Conn // to the site's mesh node; for the service's own streams
 	Site     string
 	Node     string // unique in the site; names the delivering node
 	Replicas int    // of the service's streams and buckets; 0 means 1
@@ -163,7 +163,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // open makes the streams and buckets, again and again until the mesh lets it.
 func (s *Service) open(ctx context.Context) (*stores, error) {
-	js, err := jetstream.New(s.Conn())
+	js, err := jetstream.New(s.Conn)
 	if err != nil {
 		return nil, fmt.Errorf("open webhook stores: %w", err)
 	}

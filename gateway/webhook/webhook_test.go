@@ -10,6 +10,7 @@ import (
 	"weft.dev/weft/gateway/webhook"
 	"weft.dev/weft/gateway/webhook/lane"
 	"weft.dev/weft/gateway/webhook/sign"
+	"weft.dev/weft/internal/wefttest"
 )
 
 func status(code int) answers {
@@ -17,7 +18,7 @@ func status(code int) answers {
 }
 
 func TestDelivery(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	g := start(t, b, config())
 	rc := receive(t, nil)
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"orders.>", "orders.created"}, "headers": map[string]string{"Authorization": "Bearer x"}})
@@ -25,7 +26,7 @@ func TestDelivery(t *testing.T) {
 	g.create(map[string]any{"url": other.URL, "subjects": []string{"payments.*"}, "mode": "binary"})
 	ids := publish(t, b, "orders.created", 3)
 	paid := publish(t, b, "payments.done", 1)
-	eventually(t, 5*time.Second, "all delivered", func() bool { return len(rc.all()) == 3 && len(other.all()) == 1 })
+	wefttest.Eventually(t, 5*time.Second, "all delivered", func() bool { return len(rc.all()) == 3 && len(other.all()) == 1 })
 
 	key, err := sign.Parse(h.Secret)
 	if err != nil {
@@ -56,16 +57,16 @@ func TestDelivery(t *testing.T) {
 	if re := other.all()[0]; re.header.Get("Ce-Id") != paid[0] || re.header.Get("Content-Type") != "application/json" || string(re.body) != `{"n":0}` {
 		t.Errorf("binary mode: %v %s", re.header, re.body)
 	}
-	eventually(t, 5*time.Second, "attempts logged", func() bool { return len(g.attempts(h.ID)) == 3 })
+	wefttest.Eventually(t, 5*time.Second, "attempts logged", func() bool { return len(g.attempts(h.ID)) == 3 })
 	a := g.attempts(h.ID)[0]
 	if !slices.Contains(ids, a.Event) || a.Status != 200 || a.Attempt != 1 || a.Verdict != lane.Delivered || a.Subject != "orders.created" {
 		t.Errorf("newest attempt = %+v", a)
 	}
-	eventually(t, 5*time.Second, "live", func() bool { s := g.status(h.ID); return s.State == "live" && s.Delivered == 3 })
+	wefttest.Eventually(t, 5*time.Second, "live", func() bool { s := g.status(h.ID); return s.State == "live" && s.Delivered == 3 })
 }
 
 func TestRetryUntilSuccess(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	g := start(t, b, config())
 	rc := receive(t, func(n int, w http.ResponseWriter, _ received) {
 		if n <= 2 {
@@ -74,11 +75,11 @@ func TestRetryUntilSuccess(t *testing.T) {
 	})
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	ids := publish(t, b, "a", 1)
-	eventually(t, 10*time.Second, "third attempt", func() bool { return len(rc.all()) == 3 })
+	wefttest.Eventually(t, 10*time.Second, "third attempt", func() bool { return len(rc.all()) == 3 })
 	if got := rc.ids(); got[ids[0]] != 3 {
 		t.Errorf("webhook-id differs between attempts: %v", got)
 	}
-	eventually(t, 5*time.Second, "attempts logged", func() bool { return len(g.attempts(h.ID)) == 3 })
+	wefttest.Eventually(t, 5*time.Second, "attempts logged", func() bool { return len(g.attempts(h.ID)) == 3 })
 	log := g.attempts(h.ID)
 	for i, want := range []struct {
 		status  int
@@ -97,18 +98,18 @@ func TestRetryUntilSuccess(t *testing.T) {
 			t.Errorf("attempt %d came after %s, want about %s", i+2, gap, wait)
 		}
 	}
-	eventually(t, 5*time.Second, "nothing stored any more", func() bool { return g.status(h.ID).Scheduled == 0 })
+	wefttest.Eventually(t, 5*time.Second, "nothing stored any more", func() bool { return g.status(h.ID).Scheduled == 0 })
 }
 
 func TestExhaustedIsVisible(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	cfg := config()
 	cfg.Retry = cfg.Retry[:1]
 	g := start(t, b, cfg)
 	rc := receive(t, status(http.StatusTeapot))
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	ids := publish(t, b, "a", 1)
-	eventually(t, 5*time.Second, "given up", func() bool { return g.status(h.ID).Dead == 1 })
+	wefttest.Eventually(t, 5*time.Second, "given up", func() bool { return g.status(h.ID).Dead == 1 })
 	if s := g.status(h.ID); s.LastDead == nil || s.LastDead.Event != ids[0] {
 		t.Errorf("status = %+v", s)
 	}
@@ -118,7 +119,7 @@ func TestExhaustedIsVisible(t *testing.T) {
 }
 
 func TestHangingEndpointDelaysNobody(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	cfg := config()
 	cfg.Timeout = ms(3000)
 	g := start(t, b, cfg)
@@ -134,7 +135,7 @@ func TestHangingEndpointDelaysNobody(t *testing.T) {
 		at := time.Now()
 		published[publish(t, b, "a.b", 1)[0]] = at
 	}
-	eventually(t, 10*time.Second, "healthy endpoint has all", func() bool { return len(good.ids()) == n })
+	wefttest.Eventually(t, 10*time.Second, "healthy endpoint has all", func() bool { return len(good.ids()) == n })
 	var worst time.Duration
 	for _, re := range good.all() {
 		worst = max(worst, re.at.Sub(published[re.id]))
@@ -143,14 +144,14 @@ func TestHangingEndpointDelaysNobody(t *testing.T) {
 		t.Errorf("healthy endpoint waited up to %s", worst)
 	}
 	t.Logf("healthy endpoint: worst delay %s", worst)
-	eventually(t, 10*time.Second, "hanging endpoint lags by its cursor", func() bool {
+	wefttest.Eventually(t, 10*time.Second, "hanging endpoint lags by its cursor", func() bool {
 		s := g.status(bad.ID)
 		return s.State != "live" && s.Behind > n/2
 	})
 }
 
 func TestGoneDisables(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	g := start(t, b, config())
 	gone := true
 	rc := receive(t, func(n int, w http.ResponseWriter, _ received) {
@@ -160,9 +161,9 @@ func TestGoneDisables(t *testing.T) {
 	})
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	first := publish(t, b, "a", 1)[0]
-	eventually(t, 5*time.Second, "disabled", func() bool { return g.status(h.ID).State == "disabled" })
+	wefttest.Eventually(t, 5*time.Second, "disabled", func() bool { return g.status(h.ID).State == "disabled" })
 	later := publish(t, b, "a", 2)
-	eventually(t, 5*time.Second, "held behind the cursor", func() bool { return g.status(h.ID).Behind == 3 })
+	wefttest.Eventually(t, 5*time.Second, "held behind the cursor", func() bool { return g.status(h.ID).Behind == 3 })
 	if n := len(rc.all()); n != 1 {
 		t.Errorf("%d requests, want 1", n)
 	}
@@ -170,14 +171,14 @@ func TestGoneDisables(t *testing.T) {
 	if got := g.call(http.MethodPatch, "/v1/webhooks/"+h.ID, map[string]any{"disabled": false}, nil); got != http.StatusOK {
 		t.Fatalf("enable answered %d", got)
 	}
-	eventually(t, 5*time.Second, "nothing was lost", func() bool {
+	wefttest.Eventually(t, 5*time.Second, "nothing was lost", func() bool {
 		ids := rc.ids()
 		return ids[first] == 2 && ids[later[0]] == 1 && ids[later[1]] == 1
 	})
 }
 
 func TestRetryAfter(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	cfg := config()
 	g := start(t, b, cfg)
 	rc := receive(t, func(n int, w http.ResponseWriter, _ received) {
@@ -188,9 +189,9 @@ func TestRetryAfter(t *testing.T) {
 	})
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	publish(t, b, "a", 1)
-	eventually(t, 5*time.Second, "paused", func() bool { return g.status(h.ID).State == "paused" })
+	wefttest.Eventually(t, 5*time.Second, "paused", func() bool { return g.status(h.ID).State == "paused" })
 	publish(t, b, "a", 5)
-	eventually(t, 15*time.Second, "all delivered", func() bool { return len(rc.ids()) == 6 && len(rc.all()) == 7 })
+	wefttest.Eventually(t, 15*time.Second, "all delivered", func() bool { return len(rc.ids()) == 6 && len(rc.all()) == 7 })
 	got := rc.all()
 	if gap := got[1].at.Sub(got[0].at); gap < 2900*time.Millisecond || gap > 5*time.Second {
 		t.Errorf("endpoint was asked again after %s, want 3 s", gap)
@@ -198,7 +199,7 @@ func TestRetryAfter(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	b := node(t)
+	b := wefttest.Node(t)
 	cfg := config()
 	g := start(t, b, cfg)
 	inside := receive(t, nil)

@@ -28,6 +28,16 @@ func Node(t testing.TB) *bus.Bus {
 	return Start(t, cfg, Deps(t, "test")).Bus()
 }
 
+// Listening runs one node, site "test", and returns the address that clients
+// dial besides: a test may cut their connections without the node noticing more.
+func Listening(t testing.TB) (b *bus.Bus, url string) {
+	t.Helper()
+	cfg := mesh.DefaultConfig()
+	cfg.Client.Listen = "127.0.0.1:0"
+	n := Start(t, cfg, Deps(t, "test"))
+	return n.Bus(), n.ClientURL()
+}
+
 // Sites runs one node per name, each linked to all others in both directions
 // for all subjects. A name dials those before it.
 func Sites(t testing.TB, names ...string) map[string]*bus.Bus {
