@@ -359,3 +359,7 @@ func do(t *testing.T, method, url, body string, header ...string) (*http.Respons
 	}
 	return resp, string(text)
 }
+
+func replaceDrain(cfg, timeout string) string {
+	return strings.Replace(cfg, "drain: {timeout: 5s}", "drain: {timeout: "+timeout+"}", 1)
+}

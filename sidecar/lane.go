@@ -45,6 +45,7 @@ type lane struct {
 	pulling  int     // events asked for and not yet come
 	pullAt   time.Time
 	stopPull context.CancelFunc
+	done     settled
 
 	jobs     chan job
 	results  chan result
@@ -153,6 +154,10 @@ func (l *lane) pull() {
 // delivery is the one to settle.
 func (l *lane) hold(d *bus.Delivery) {
 	l.pulling--
+	if d.Attempt > 1 && l.done.has(d) {
+		l.ack(&item{d: d}) // the node did not hear of it
+		return
+	}
 	i, found := slices.BinarySearchFunc(l.held, d.Seq, func(it *item, seq uint64) int {
 		switch {
 		case it.d.Seq < seq:
@@ -224,7 +229,7 @@ func (l *lane) advance(now time.Time) time.Duration {
 		l.jobs <- j // there is a free worker
 	}
 	next = min(next, l.ask(now))
-	if l.breaker.State() == policy.Open {
+	if l.breaker.State() == policy.Open && l.busy < l.size { // else the next result comes first
 		next = min(next, max(l.breaker.Until().Sub(now), 0))
 	}
 	return next
@@ -409,6 +414,7 @@ func (l *lane) ack(it *item) {
 		l.log.Debug("event not acknowledged yet", "subscription", l.name, "seq", it.d.Seq, "err", err)
 		return
 	}
+	l.done.add(it.d)
 	l.held = slices.DeleteFunc(l.held, func(o *item) bool { return o == it })
 	l.gauge()
 }
