@@ -54,7 +54,8 @@ func (c SinkConfig) topic() string { return c.TopicARN[strings.LastIndexByte(c.T
 type Sink struct {
 	cfg SinkConfig
 	driver.Deps
-	client *awssns.Client // set between Open and Close
+	aws    aws.Config
+	client *awssns.Client // set by Open
 	limit  int            // bytes of a message and of a batch
 }
 
@@ -72,11 +73,12 @@ func (s *Sink) Open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.client = awssns.NewFromConfig(cfg)
+	s.aws, s.client = cfg, awssns.NewFromConfig(cfg)
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	out, err := s.client.GetTopicAttributes(ctx, &awssns.GetTopicAttributesInput{TopicArn: &s.cfg.TopicARN})
 	if err != nil {
+		s.Close()
 		return fmt.Errorf("look up sns topic: %w", explain("topic "+s.cfg.TopicARN, err))
 	}
 	if n, err := strconv.Atoi(out.Attributes["MaximumMessageSize"]); err == nil && n > 0 {
@@ -86,10 +88,13 @@ func (s *Sink) Open(ctx context.Context) error {
 }
 
 // Close implements driver.Sink.
-func (s *Sink) Close() {}
+func (s *Sink) Close() { hangUp(s.aws) }
 
 // Check implements driver.Sink.
-func (s *Sink) Check(ctx context.Context) error { return s.Open(ctx) }
+func (s *Sink) Check(ctx context.Context) error {
+	defer s.Close()
+	return s.Open(ctx)
+}
 
 // entry is one record as a message, with its place in the Write.
 type entry struct {

@@ -79,6 +79,13 @@ func (a AWS) load(ctx context.Context) (aws.Config, error) {
 	return cfg, nil
 }
 
+// hangUp closes the idle connections of a client configuration.
+func hangUp(cfg aws.Config) {
+	if c, ok := cfg.HTTPClient.(*http.Client); ok {
+		c.CloseIdleConnections()
+	}
+}
+
 // transport keeps a connection for every call that may run at once.
 func transport() *http.Transport {
 	t := http.DefaultTransport.(*http.Transport).Clone()

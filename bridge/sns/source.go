@@ -51,11 +51,12 @@ func (c SourceConfig) Validate() error {
 type Source struct {
 	cfg SourceConfig
 	driver.Deps
-	client *sqs.Client
+	aws    aws.Config
+	client *sqs.Client // set by open
 
 	work sync.WaitGroup // batches in the engine
 
-	mu   sync.Mutex // guards held
+	mu   sync.Mutex // guards held, and aws and client while open sets them
 	held map[string]struct{}
 }
 
@@ -82,7 +83,9 @@ func (s *Source) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.client = sqs.NewFromConfig(cfg)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.aws, s.client = cfg, sqs.NewFromConfig(cfg)
 	return nil
 }
 
@@ -91,6 +94,7 @@ func (s *Source) Run(ctx context.Context, emit driver.Emit) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	defer func() { hangUp(s.aws) }()
 	s.mu.Lock()
 	s.held = map[string]struct{}{}
 	s.mu.Unlock()
@@ -217,14 +221,14 @@ func (s *Source) record(m types.Message) *driver.Record {
 		out.Err = driver.Permanent("bad-event", fmt.Errorf("decode message %s of %s: %w", out.Position, out.Topic, err))
 	}
 	e := &out.Event
+	if g := m.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]; g != "" && e.ID == "" {
+		addHeader(e, event.HeaderKey, g) // a CloudEvent has its own key, if any
+	}
 	if e.ID == "" {
 		e.ID = id
 	}
 	if e.Source == "" {
 		e.Source = source
-	}
-	if g := m.Attributes[string(types.MessageSystemAttributeNameMessageGroupId)]; g != "" && len(e.Headers[event.HeaderKey]) == 0 && e.Extensions[event.ExtPartitionKey] == "" {
-		addHeader(e, event.HeaderKey, g)
 	}
 	return out
 }
@@ -239,7 +243,13 @@ func sentAt(m types.Message) time.Time {
 
 // Lag implements driver.Lagger.
 func (s *Source) Lag(ctx context.Context) (int64, error) {
-	out, err := s.client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
+	s.mu.Lock()
+	client := s.client
+	s.mu.Unlock()
+	if client == nil {
+		return 0, errors.New("read sqs queue: not connected yet")
+	}
+	out, err := client.GetQueueAttributes(ctx, &sqs.GetQueueAttributesInput{
 		QueueUrl: &s.cfg.QueueURL, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameApproximateNumberOfMessages},
 	})
 	if err != nil {
@@ -253,6 +263,7 @@ func (s *Source) Check(ctx context.Context) error {
 	if err := s.open(ctx); err != nil {
 		return err
 	}
+	defer func() { hangUp(s.aws) }()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	if _, err := s.Lag(ctx); err != nil {

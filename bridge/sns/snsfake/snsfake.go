@@ -30,9 +30,9 @@ const (
 	maxSubscriptions = 1000
 	maxRequestBody   = 4 << 20 // form encoding triples the size of some bodies
 	dedupeWindow     = 5 * time.Minute
-	maxDedupeIDs     = 100_000 // a topic or queue; the oldest is forgotten first
-	defaultMaxStored = 100_000 // messages of one queue
-	shutdownGrace    = 5 * time.Second
+	maxDedupeIDs     = 100_000     // a topic or queue; the oldest is forgotten first
+	defaultMaxStored = 100_000     // messages of one queue
+	shutdownGrace    = time.Second // then connections are cut
 )
 
 // Config of a Server; every field may be zero.
@@ -91,10 +91,14 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	cancel() // ends long polls
 	grace, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer stop()
-	if err := srv.Shutdown(grace); err != nil {
-		return errors.Join(fmt.Errorf("stop sns and sqs: %w", err), srv.Close())
+	err := srv.Shutdown(grace)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = srv.Close()
 	}
 	<-done
+	if err != nil {
+		return fmt.Errorf("stop sns and sqs: %w", err)
+	}
 	return nil
 }
 
