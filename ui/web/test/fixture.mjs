@@ -109,7 +109,10 @@ function api(url) {
       ],
     };
     case '/api/streams': return [{ name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 }, { name: 'WEFT_DLQ', messages: 1, bytes: 2011, first: 4, last: 4, lastAt: iso(began - 90_000), consumers: 0 }];
-    case '/api/bridges': return [{ name: 'orders-kafka', from: 'orders.>', to: 'kafka shop-orders', state: 'running', messages: Math.floor(8000 + s * 12), lag: 0 }, { name: 'orders-sns', from: 'orders.>', to: 'sns orders', state: 'retrying', messages: 7991, lag: 212, lagSeconds: 19, lastError: 'AuthorizationError: not allowed to publish' }];
+    case '/api/bridges': return [
+      { name: 'orders-kafka', from: 'mesh orders.>', to: 'kafka shop-orders', guarantee: 'at-least-once', state: 'running', since: iso(began), read: Math.floor(8000 + s * 12), stored: Math.floor(8000 + s * 12), dead: 0, dropped: 0, retries: 2, inFlight: 1, lagMessages: 0, lagSeconds: 0 },
+      { name: 'orders-sns', from: 'mesh orders.>', to: 'sns orders', guarantee: 'at-least-once', state: 'retrying', since: iso(began), read: 8203, stored: 7991, dead: 1, dropped: 0, retries: 44, inFlight: 12, lagMessages: 212, lagSeconds: 19, lastError: 'AuthorizationError: not allowed to publish' },
+    ];
     case '/api/sidecars': return { sidecars: [
       { app: 'payment', instance: 'payment-1', site: 'fra', draining: false, subscriptions: [{ name: 'orders', consumer: 'payment-orders', subjects: ['orders.created'], breaker: 'CLOSED', held: 0, inflight: 1, delivered: 3012, failed: 4, deadLetters: 0 }] },
       { app: 'inventory', instance: 'inventory-1', site: 'fra', draining: true, subscriptions: [{ name: 'payments', consumer: 'inventory-payments', subjects: ['payments.>'], breaker: 'OPEN', held: 12, inflight: 0, delivered: 2998, failed: 31, deadLetters: 1 }] },

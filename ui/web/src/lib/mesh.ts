@@ -127,7 +127,8 @@ export class Rates {
     if (value === undefined) return;
     const list = this.samples.get(name) ?? [];
     const last = list.at(-1);
-    if (last && (value < last.value || at <= last.at)) list.length = 0; // restarted
+    if (last && at <= last.at) return; // the same answer again
+    if (last && value < last.value) list.length = 0; // the counter began anew
     list.push({ at, value });
     if (list.length > 61) list.shift();
     this.samples.set(name, list);
