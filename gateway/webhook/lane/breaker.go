@@ -138,6 +138,9 @@ func (l *Lane) Finish(it Item, r Result, head uint64, now time.Time, rnd float64
 		l.hold(until, head, now)
 		d.Due, d.Changed = l.takeDue(), true
 	}
+	if now.Before(l.until) && d.At.Before(l.until) {
+		d.At = l.until.Add(spread(time.Second, rnd)) // not before the endpoint is tried again
+	}
 	return d
 }
 
