@@ -61,7 +61,7 @@ func imports(s *source) []Breach {
 	return out
 }
 
-// mayImport decides by layer; tests may use wefttest besides.
+// mayImport decides by layer; tests may use a node besides.
 func mayImport(folder, target string, test bool) bool {
 	switch {
 	case within(folder, target) || slices.ContainsFunc(top, func(t string) bool { return within(folder, t) }):
@@ -70,8 +70,10 @@ func mayImport(folder, target string, test bool) bool {
 		return false
 	case target == "internal/wefttest":
 		return test
-	case test && within(folder, "internal") && target == "mesh":
-		return true // the bus is tested against a node
+	case test && target == "mesh":
+		return !within(folder, "event") // a real node to test against
+	case test && within(folder, "loadtest"):
+		return true // scenarios are tested against whole servers
 	}
 	for _, l := range layers {
 		if within(folder, l.folder) {
