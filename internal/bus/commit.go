@@ -62,6 +62,7 @@ type committer struct {
 	epoch   string
 	inbox   string
 	acks    chan *nats.Msg
+	lost    chan nats.Status // tells that the connection broke: answers will not come
 	attempt uint64
 	seen    map[string]struct{}
 }
@@ -120,6 +121,8 @@ func (c *committer) run(ctx context.Context) error {
 		return fmt.Errorf("subscribe to acknowledgements: %w", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
+	c.lost = c.bus.nc.StatusChanged(nats.RECONNECTING)
+	defer c.bus.nc.RemoveStatusListener(c.lost)
 	for {
 		select {
 		case <-c.wake:
@@ -269,6 +272,8 @@ func (c *committer) batch(ctx context.Context, group []*item) (uint64, error) {
 				err = fmt.Errorf("%w: batch of %d acknowledged as %d", errNoAnswer, len(group), ack.Count)
 			}
 			return ack.Seq, err
+		case <-c.lost:
+			return 0, errNoAnswer
 		case <-timer.C:
 			return 0, errNoAnswer
 		}
@@ -317,15 +322,13 @@ func (c *committer) single(ctx context.Context, group []*item) {
 func (c *committer) attemptSingles(pending []*item) []*item {
 	reply := c.nextReply()
 	open := 0
-	var unsent []*item
 	for i, it := range pending {
 		it.msg.Reply = reply + strconv.Itoa(i)
 		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
 			mapped, again := sendError(err)
 			if again {
-				it.res.Err = mapped
-				unsent = pending[i:]
-				break
+				it.cause = mapped
+				break // this one and the rest are tried again
 			}
 			c.bus.failed(it, mapped)
 			pending[i] = nil
@@ -348,11 +351,12 @@ wait:
 			if c.answer(pending[i], m) {
 				pending[i] = nil
 			}
+		case <-c.lost:
+			break wait
 		case <-timer.C:
 			break wait
 		}
 	}
-	_ = unsent // part of pending, still not nil
 	left := pending[:0]
 	for _, it := range pending {
 		if it != nil {
@@ -367,10 +371,10 @@ func (c *committer) answer(it *item, m *nats.Msg) bool {
 	ack, err := readAck(m)
 	switch {
 	case err != nil:
-		it.res.Err = err
+		it.cause = err
 		return false
 	case ack.Error != nil && ack.Error.ErrCode == codeNotLeader:
-		it.res.Err = ack.Error
+		it.cause = ack.Error
 		return false
 	case ack.Error != nil:
 		c.bus.failed(it, refusal(ack.Error))
@@ -384,7 +388,7 @@ func (c *committer) answer(it *item, m *nats.Msg) bool {
 func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
 	left := pending[:0]
 	for _, it := range pending {
-		cause := it.res.Err
+		cause := it.cause
 		if cause == nil {
 			cause = errNoAnswer
 		}
@@ -400,7 +404,13 @@ func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
 	return left
 }
 
+// nextReply begins an attempt: answers to earlier ones no longer count, nor does
+// a connection lost before.
 func (c *committer) nextReply() string {
+	select {
+	case <-c.lost:
+	default:
+	}
 	c.attempt++
 	return c.inbox + "." + strconv.FormatUint(c.attempt, 36) + "-"
 }

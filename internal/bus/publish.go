@@ -47,6 +47,7 @@ type item struct {
 	path     string
 	queuedAt time.Time
 	res      Result
+	cause    error // why the last attempt had no final answer
 	call     *call
 }
 
