@@ -3,6 +3,7 @@ import { events, latest, tailed, type Frame, type Tailed } from './tail';
 export type State = 'connecting' | 'live' | 'retrying' | 'refused';
 
 const shownLimit = 300; // rows in the page
+const flushLimit = 40; // rows that are new at once; nobody reads faster, and more would make the page stutter
 const backlogLimit = 2000; // events that wait while the list is paused
 const flushEvery = 120; // ms: the page is drawn at most eight times a second, however fast events come
 const retryMost = 8000; // ms
@@ -88,10 +89,10 @@ export class Live {
     }
     this.waiting = 0;
     if (this.fresh.length === 0) return;
-    const next = latest(this.list, this.fresh, shownLimit);
+    const tooMany = Math.max(0, this.fresh.length - flushLimit);
+    this.list = latest(this.list, this.fresh.slice(tooMany), shownLimit);
     this.fresh = [];
-    this.list = next.list;
-    this.skipped += next.skipped;
+    this.skipped += tooMany;
   }
 }
 

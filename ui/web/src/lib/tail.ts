@@ -53,8 +53,7 @@ function preview(e: Record<string, unknown>): string {
   return text.length > previewLength ? `${text.slice(0, previewLength)}…` : text;
 }
 
-/** Keeps the newest `limit` items of list with fresh before it (newest first), and tells how many fresh ones never fit. */
-export function latest<T>(list: T[], fresh: T[], limit: number): { list: T[]; skipped: number } {
-  const kept = fresh.slice(-limit).reverse();
-  return { list: [...kept, ...list].slice(0, limit), skipped: Math.max(0, fresh.length - limit) };
+/** Puts fresh items (oldest first) before list (newest first) and keeps the newest `limit`. */
+export function latest<T>(list: T[], fresh: T[], limit: number): T[] {
+  return [...fresh.toReversed(), ...list].slice(0, limit);
 }
