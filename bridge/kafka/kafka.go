@@ -11,6 +11,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -28,6 +29,9 @@ import (
 const (
 	dialTimeout  = 5 * time.Second
 	checkTimeout = 10 * time.Second
+	// metadataMinAge is how soon a client looks again for a leader: it bounds how
+	// fast writes go on after a broker has failed.
+	metadataMinAge = 500 * time.Millisecond
 )
 
 // Cluster is how to reach a Kafka cluster.
@@ -94,7 +98,7 @@ func (c Cluster) address() string { return strings.Join(c.Brokers, ",") }
 func (c Cluster) options(d driver.Deps) ([]kgo.Opt, error) {
 	opts := []kgo.Opt{
 		kgo.SeedBrokers(c.Brokers...), kgo.ClientID("weft-" + d.Site + "-" + d.Bridge),
-		kgo.DialTimeout(dialTimeout), kgo.WithHooks(&health{report: d.Report, cluster: c}),
+		kgo.DialTimeout(dialTimeout), kgo.MetadataMinAge(metadataMinAge), kgo.WithHooks(&health{report: d.Report, cluster: c}),
 	}
 	if c.TLS.Enabled {
 		t, err := c.TLS.load()
@@ -145,6 +149,10 @@ func (c Cluster) explain(topic string, err error) error {
 		return fmt.Errorf("user %q has no right to topic %q: %w", c.SASL.User, topic, err)
 	case errors.Is(err, kerr.SaslAuthenticationFailed), errors.Is(err, kerr.IllegalSaslState), errors.Is(err, kerr.UnsupportedSaslMechanism):
 		return fmt.Errorf("%s refuses user %q (sasl %q): %w", c.address(), c.SASL.User, c.SASL.Mechanism, err)
+	case errors.Is(err, io.EOF) && c.SASL.Mechanism != "":
+		return fmt.Errorf("%s hangs up: are user %q (sasl %q) and its password right? %w", c.address(), c.SASL.User, c.SASL.Mechanism, err)
+	case errors.Is(err, io.EOF) && !c.TLS.Enabled:
+		return fmt.Errorf("%s hangs up: does it want tls or sasl? %w", c.address(), err)
 	case errors.Is(err, kerr.ClusterAuthorizationFailed):
 		return fmt.Errorf("user %q lacks the right IdempotentWrite: %w", c.SASL.User, err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"weft.dev/weft/bridge/driver"
 	"weft.dev/weft/event"
@@ -20,6 +21,7 @@ const (
 	maxPoll        = 1000             // records of one poll
 	fetchMaxBytes  = 16 << 20         // bytes of one fetch, all partitions
 	fetchPartition = 1 << 20          // bytes of one fetch of a partition
+	fetchMaxWait   = time.Second      // of an empty fetch
 	commitInterval = time.Second      // how often stored offsets are committed
 	revokeGrace    = 20 * time.Second // for batches in work when a partition moves on; below the rebalance timeout
 	commitTimeout  = 5 * time.Second
@@ -121,6 +123,7 @@ func (s *Source) client(ctx context.Context) (*kgo.Client, error) {
 		kgo.ConsumerGroup(s.cfg.Group),
 		kgo.ConsumeResetOffset(start),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.FetchMaxWait(fetchMaxWait),
 		kgo.FetchMaxBytes(fetchMaxBytes),
 		kgo.FetchMaxPartitionBytes(fetchPartition),
 		kgo.AutoCommitMarks(), // marked in done, so only what is stored is committed
@@ -323,7 +326,7 @@ func (s *Source) Check(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	if _, err := kadm.NewClient(cl).FetchOffsets(ctx, s.cfg.Group); err != nil {
+	if _, err := kadm.NewClient(cl).FetchOffsets(ctx, s.cfg.Group); err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 		return fmt.Errorf("read offsets of group %s: %w", s.cfg.Group, s.cfg.explain("", err))
 	}
 	return nil
