@@ -55,6 +55,9 @@ type Load struct {
 	Rate        float64 // events per second over all connections (open loop); 0: as fast as answers come (closed loop)
 	Size        int     // bytes of each event's data
 	Connections int     // publishing connections
+	// Grace is how long deliveries may take after the last publish before they
+	// count as lost. Scenarios without deliveries ignore it.
+	Grace time.Duration
 }
 
 func (l Load) validate() error {
@@ -62,6 +65,7 @@ func (l Load) validate() error {
 		checkServer("server", l.Server),
 		check(l.Duration > 0 && l.Duration <= 24*time.Hour, "duration", "more than 0, at most 24h"),
 		check(l.Warmup >= 0 && l.Warmup <= time.Hour, "warmup", "0 to 1h"),
+		check(l.Grace >= 0 && l.Grace <= time.Hour, "grace", "0 to 1h"),
 		check(l.Rate >= 0, "rate", "0 or more events per second"),
 		check(l.Size >= minSize && l.Size <= event.MaxData, "size", fmt.Sprintf("%d to %d bytes", minSize, event.MaxData)),
 		check(l.Connections > 0 && l.Connections <= maxConnections, "connections", fmt.Sprintf("1 to %d", maxConnections)),

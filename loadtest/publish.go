@@ -85,7 +85,7 @@ type side struct {
 }
 
 func (s *side) add(p *pump) (rate float64) {
-	seconds := p.until.Sub(p.measure).Seconds()
+	seconds := p.window().seconds()
 	if seconds <= 0 {
 		return 0
 	}

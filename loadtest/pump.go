@@ -41,10 +41,25 @@ type pump struct {
 	streams  []*stream
 	errs     *errorCounts
 
-	begin, measure, until time.Time // start, end of the warm-up, end
-	latency               *histogram
-	accepted              atomic.Uint64 // in measured time
-	cpu                   time.Duration // of this process in measured time
+	times    atomic.Pointer[window] // nil until work begins
+	latency  *histogram
+	accepted atomic.Uint64 // in measured time
+	cpu      time.Duration // of this process in measured time
+}
+
+// window is when a pump works: measured time is from measure to until.
+type window struct{ begin, measure, until time.Time }
+
+func (w window) seconds() float64 { return max(w.until.Sub(w.measure).Seconds(), 0) }
+
+func (w window) measures(t time.Time) bool { return !t.Before(w.measure) && t.Before(w.until) }
+
+// window is the zero value, in which nothing is measured, until work begins.
+func (p *pump) window() window {
+	if w := p.times.Load(); w != nil {
+		return *w
+	}
+	return window{}
 }
 
 // newPump spreads streams over connections; there are no more connections than
@@ -66,10 +81,11 @@ func (p *pump) work(ctx context.Context) error {
 		return fmt.Errorf("connect to %s: %w", p.Server, err)
 	}
 	first.close()
-	p.begin = time.Now()
-	p.measure = p.begin.Add(p.Warmup)
-	p.until = p.measure.Add(p.Duration)
-	ctx, cancel := context.WithDeadline(ctx, p.until)
+	begin := time.Now()
+	measure := begin.Add(p.Warmup)
+	win := window{begin, measure, measure.Add(p.Duration)}
+	p.times.Store(&win)
+	ctx, cancel := context.WithDeadline(ctx, win.until)
 	defer cancel()
 	var wg sync.WaitGroup
 	wg.Go(func() { // ends with ctx
@@ -82,16 +98,12 @@ func (p *pump) work(ctx context.Context) error {
 	for i := range p.Connections {
 		wg.Go(func() { p.worker(ctx, i) }) // ends with ctx
 	}
-	wg.Wait()
-	p.until = earlier(p.until, time.Now())
-	return nil
-}
-
-func earlier(a, b time.Time) time.Time {
-	if b.Before(a) {
-		return b
+	<-ctx.Done()
+	if end := time.Now(); end.Before(win.until) { // the caller's ctx ended
+		p.times.Store(&window{begin, measure, end})
 	}
-	return a
+	wg.Wait()
+	return nil
 }
 
 // wait sleeps and reports whether ctx lasted.
@@ -115,7 +127,7 @@ func (p *pump) worker(ctx context.Context, index int) {
 	for i := index; i < len(p.streams); i += p.Connections {
 		requests = append(requests, p.request(p.streams[i]))
 	}
-	latency := newHistogram()
+	latency, win := newHistogram(), p.window()
 	defer p.latency.merge(latency)
 	var c *conn
 	defer func() {
@@ -125,7 +137,7 @@ func (p *pump) worker(ctx context.Context, index int) {
 	}()
 	// A blocked read ends with ctx's own deadline; a cancel cuts it short.
 	for n := 0; ; n++ {
-		due, ok := p.due(ctx, index, n)
+		due, ok := p.due(ctx, win, n*p.Connections+index)
 		if !ok {
 			return
 		}
@@ -137,7 +149,7 @@ func (p *pump) worker(ctx context.Context, index int) {
 			now := time.Now()
 			if taken {
 				r.stream.accepted.Add(1)
-				if !now.Before(p.measure) && now.Before(p.until) {
+				if win.measures(now) {
 					latency.record(now.Sub(due))
 					p.accepted.Add(1)
 				}
@@ -152,16 +164,15 @@ func (p *pump) worker(ctx context.Context, index int) {
 	}
 }
 
-// due is when the n-th event of a connection is to be sent. In open loop that is
-// on a fixed schedule and latency counts from it, whether or not the connection
-// was free by then.
-func (p *pump) due(ctx context.Context, index, n int) (time.Time, bool) {
+// due is when the n-th event of all is to be sent. In open loop that is on a
+// fixed schedule and latency counts from it, whether or not the connection was
+// free by then.
+func (p *pump) due(ctx context.Context, win window, n int) (time.Time, bool) {
 	now := time.Now()
 	if p.Rate <= 0 {
-		return now, now.Before(p.until) && ctx.Err() == nil
+		return now, now.Before(win.until) && ctx.Err() == nil
 	}
-	nth := float64(n)*float64(p.Connections) + float64(index)
-	due := p.begin.Add(time.Duration(nth / p.Rate * float64(time.Second)))
+	due := win.begin.Add(time.Duration(float64(n) / p.Rate * float64(time.Second)))
 	return due, wait(ctx, due.Sub(now))
 }
 

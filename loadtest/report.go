@@ -165,7 +165,7 @@ func errorText(errs map[string]uint64) string {
 
 // report is the part of a Report that a pump's run gives.
 func (p *pump) report(scenario string, extra ...Setting) Report {
-	seconds := max(p.until.Sub(p.measure).Seconds(), 0)
+	seconds := p.window().seconds()
 	r := Report{
 		Scenario: scenario, Run: p.run, Server: p.Server, Seconds: seconds,
 		Accepted: p.accepted.Load(), Latency: p.latency.summary(),
