@@ -15,6 +15,11 @@ type feed struct {
 
 // Pull is part of source.
 func (f *feed) Pull(ctx context.Context, n int, h func(*bus.Delivery)) error {
+	select {
+	case <-f.up.first:
+	case <-ctx.Done():
+		return nil
+	}
 	b, err := f.up.connected()
 	if err != nil {
 		return err

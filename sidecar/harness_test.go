@@ -2,6 +2,7 @@ package sidecar_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -13,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,7 +21,8 @@ import (
 
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
-	"weft.dev/weft/internal/obs"
+	"weft.dev/weft/internal/wefttest"
+	"weft.dev/weft/mesh"
 	"weft.dev/weft/sidecar"
 )
 
@@ -50,20 +51,22 @@ func soon(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// site is a NATS server with the stream of a site. Unlike a mesh node it can be
-// stopped and started again on its port.
+// site is a mesh node that can be stopped and started again on its port.
 type site struct {
 	t    *testing.T
-	dir  string
-	port int
-	srv  *server.Server
+	deps mesh.Deps
+	addr string
 	bus  *bus.Bus
 	stop func()
 }
 
 func newSite(t *testing.T) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), port: -1}
+	l := listen(t, 0)
+	s := &site{t: t, deps: wefttest.Deps(t, "test"), addr: l.Addr().String()}
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
 	s.start()
 	t.Cleanup(func() { s.stop() })
 	return s
@@ -71,46 +74,14 @@ func newSite(t *testing.T) *site {
 
 func (s *site) start() {
 	s.t.Helper()
-	srv, err := server.NewServer(&server.Options{
-		ServerName: "test-1", Host: "127.0.0.1", Port: s.port, JetStream: true, StoreDir: s.dir,
-		JetStreamDomain: "test", NoSigs: true, NoLog: true, MaxPayload: 2 << 20,
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	srv.Start()
-	if !srv.ReadyForConnections(10 * time.Second) {
-		s.t.Fatal("nats server not ready")
-	}
-	s.port = srv.Addr().(*net.TCPAddr).Port
-	nc, err := nats.Connect(srv.ClientURL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	s.srv = srv
-	if s.bus, err = bus.New(nc, obs.Discard()); err != nil {
-		s.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(s.t.Context())
-	_, err = s.bus.EnsureStream(ctx, jetstream.StreamConfig{
-		Name: bus.Stream, Subjects: []string{"ev.test.>"}, Storage: jetstream.FileStorage, AllowDirect: true,
-		AllowAtomicPublish: true, AllowMsgTTL: true, AllowRollup: true, Duplicates: 2 * time.Minute,
-	})
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() { done <- s.bus.Run(ctx) }()
-	s.stop = sync.OnceFunc(func() {
-		cancel()
-		<-done
-		nc.Close()
-		srv.Shutdown()
-		srv.WaitForShutdown()
-	})
+	cfg := mesh.DefaultConfig()
+	cfg.Client.Listen = s.addr
+	s.deps.Metrics = prometheus.NewRegistry()
+	n, stop := wefttest.StartStop(s.t, cfg, s.deps)
+	s.bus, s.stop = n.Bus(), sync.OnceFunc(stop)
 }
 
-func (s *site) url() string { return fmt.Sprintf("nats://127.0.0.1:%d", s.port) }
+func (s *site) url() string { return "nats://" + s.addr }
 
 // publish stores an event as another service would.
 func (s *site) publish(subject, id string, change ...func(*event.Event)) {
@@ -139,8 +110,11 @@ func (s *site) stored(pattern string) []event.Stored {
 func (s *site) dead() []nats.Header {
 	s.t.Helper()
 	st, err := s.bus.JetStream().Stream(s.t.Context(), "WEFT_DLQ")
-	if err != nil {
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil
+	}
+	if err != nil {
+		s.t.Fatal(err)
 	}
 	info, err := st.Info(s.t.Context())
 	if err != nil {
@@ -159,7 +133,7 @@ func (s *site) dead() []nats.Header {
 	return all
 }
 
-// pending is what a consumer has not settled yet.
+// pending is what a consumer has not settled yet; -1 before it began.
 func (s *site) pending(durable string) int {
 	s.t.Helper()
 	c, err := s.bus.JetStream().Consumer(s.t.Context(), bus.Stream, durable)
@@ -167,6 +141,9 @@ func (s *site) pending(durable string) int {
 		return -1
 	}
 	i := c.CachedInfo()
+	if i.Delivered.Consumer == 0 {
+		return -1
+	}
 	return i.NumAckPending + int(i.NumPending)
 }
 

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	ackWait   = 30 * time.Second // the node gives an event to another pod after this silence
-	keepEvery = ackWait / 3      // how often held events are kept
-	maxHeld   = 256              // events held per subscription, in calls or parked
-	perCall   = 4                // events held per concurrent call
-	pullPause = time.Second      // between pulls that fail
+	ackWait   = 10 * time.Second       // the node gives an event to another pod after this silence
+	keepEvery = ackWait / 4            // how often held events are kept
+	maxHeld   = 256                    // events held per subscription, in calls or parked
+	perCall   = 4                      // events held per concurrent call
+	pullPause = 250 * time.Millisecond // between pulls that fail
 )
 
 // lane is one subscription at work. Its dispatcher goroutine owns the breaker

@@ -33,6 +33,7 @@ type upstream struct {
 	name    string
 	bus     atomic.Pointer[bus.Bus] // nil before the first connection
 	lastErr atomic.Pointer[string]
+	first   chan struct{} // closed with the first connection
 }
 
 // run connects and commits publishes until ctx ends.
@@ -46,6 +47,7 @@ func (u *upstream) run(ctx context.Context) error {
 		return nil // ctx ended before there was a connection
 	}
 	u.bus.Store(b)
+	close(u.first)
 	u.Log.InfoContext(ctx, "connected to the mesh", "url", b.Conn().ConnectedUrlRedacted(), "site", b.Site())
 	err = b.Run(ctx)
 	if ferr := b.Conn().FlushTimeout(time.Second); ferr != nil {
