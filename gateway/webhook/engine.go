@@ -6,8 +6,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"weft.dev/weft/gateway/webhook/lane"
 	"weft.dev/weft/internal/bus"
 )
@@ -77,13 +75,6 @@ type flight struct {
 	since time.Time
 }
 
-// due is a retry that fell due.
-type due struct {
-	*payload // nil until read
-	rec      retryRecord
-	msg      jetstream.Msg
-}
-
 func newEngine(ctx context.Context, s *Service, st *stores, l *lease) *engine {
 	e := &engine{
 		Service: s, st: st, lease: l, limits: s.cfg.limits(), ctx: ctx,
@@ -108,6 +99,7 @@ func (s *Service) runEngine(ctx context.Context, st *stores, l *lease) error {
 
 	unanswer, err := e.answerStatus(s.Conn)
 	if err != nil {
+		e.stop()
 		return err
 	}
 	defer unanswer()
@@ -430,72 +422,4 @@ func (e *engine) release(t *track, seq uint64) {
 	if err := f.d.Ack(); err != nil {
 		e.Log.Debug("webhook event not acknowledged", "seq", seq, "err", err) // comes again; recent answers
 	}
-}
-
-// postpone stores due retries anew, without counting an attempt.
-func (e *engine) postpone(items []lane.Item, at time.Time) {
-	if len(items) == 0 {
-		return
-	}
-	e.wg.Go(func() {
-		for _, it := range items {
-			d, ok := it.Ref.(*due)
-			if ok && e.retries.put(e.ctx, d.rec, at) == nil {
-				_ = d.msg.Ack() // else it comes again after dueAckWait
-			}
-		}
-	})
-}
-
-// fallDue takes a retry whose time has come.
-func (e *engine) fallDue(rec retryRecord, msg jetstream.Msg) {
-	e.mu.Lock()
-	t := e.tracks[rec.Endpoint]
-	if t == nil || t.recovered[rec.Seq] >= rec.Attempt {
-		e.mu.Unlock()
-		_ = msg.Ack() // deleted, or done before the term began
-		return
-	}
-	e.mu.Unlock()
-	events, _, err := e.Source.Page(e.ctx, bus.PageConfig{Pattern: rec.Subject, After: rec.Seq - 1, UpTo: rec.Seq, Max: 1})
-	if err != nil {
-		_ = msg.NakWithDelay(storeWait)
-		return
-	}
-	if len(events) == 0 || events[0].Seq != rec.Seq {
-		e.expire(t, rec, msg)
-		return
-	}
-	d := &due{payload: newPayload(events[0]), rec: rec, msg: msg}
-	now := time.Now()
-	e.mu.Lock()
-	it := lane.Item{Seq: rec.Seq, Attempt: rec.Attempt, First: rec.First, Ref: d}
-	later, ok := t.Due(it, now, rand.Float64())
-	if ok {
-		e.work(t, now)
-	}
-	e.mu.Unlock()
-	if !ok {
-		e.postpone([]lane.Item{it}, later)
-	}
-}
-
-// expire gives a retry up because retention has taken its event.
-func (e *engine) expire(t *track, rec retryRecord, msg jetstream.Msg) {
-	e.metrics.lost.WithLabelValues("expired").Inc()
-	e.Log.Warn("webhook event expired before it was delivered", "endpoint", rec.Endpoint, "event_id", rec.Event, "seq", rec.Seq)
-	now := time.Now().UTC()
-	a := Attempt{
-		Webhook: rec.Endpoint, Event: rec.Event, Subject: rec.Subject, Seq: rec.Seq, Attempt: rec.Attempt,
-		At: now, Error: "the event has left the stream by its retention", Verdict: lane.Dead,
-	}
-	e.mu.Lock()
-	t.state.Dead++
-	t.state.LastDead = &deadNote{Event: rec.Event, Seq: rec.Seq, Reason: a.Error, At: now}
-	e.markDirty(t)
-	e.mu.Unlock()
-	e.journal.add(a, func() {
-		t.Stored(-1)
-		_ = msg.Ack()
-	})
 }

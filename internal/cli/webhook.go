@@ -60,13 +60,13 @@ func (c *cli) webhookList() *cobra.Command {
 		Example: "  weft webhook ls -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			full, list, err := raw[struct{ Endpoints []endpoint }](c, cmd, http.MethodGet, "/v1/webhooks", nil)
+			full, list, err := raw[struct{ Webhooks []endpoint }](c, cmd, http.MethodGet, "/v1/webhooks", nil)
 			if err != nil {
 				return err
 			}
 			return c.print(full, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tSTATE\tDELIVERED\tFAILED\tBEHIND\tSUBJECTS\tURL")
-				for _, e := range list.Endpoints {
+				for _, e := range list.Webhooks {
 					state, delivered, failed, behind := "unknown", uint64(0), uint64(0), uint64(0)
 					if s := e.Status; s != nil {
 						state, delivered, failed, behind = s.State, s.Delivered, s.Failed, s.Behind

@@ -184,8 +184,8 @@ func Client(p Policy, perHost int) *http.Client {
 	t := &http.Transport{
 		DialContext:            d.DialContext,
 		TLSHandshakeTimeout:    5 * time.Second,
-		MaxIdleConns:           1024, // enough for busy endpoints; idle ones dial again
-		MaxIdleConnsPerHost:    perHost,
+		MaxIdleConns:           1024,        // enough for busy endpoints; idle ones dial again
+		MaxIdleConnsPerHost:    8 * perHost, // a partner may have several endpoints on one host
 		IdleConnTimeout:        60 * time.Second,
 		MaxResponseHeaderBytes: 16 << 10,
 		DisableCompression:     true, // a compressed answer could not bomb us, and we keep 1 KiB only
