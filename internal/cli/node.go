@@ -165,6 +165,7 @@ and fails if one was lost or seen twice.`,
 	f.DurationVar(&cfg.For, "for", 0, "end after this long with a summary (0: run until stopped)")
 	f.Float64Var(&cfg.Rate, "rate", 10, "orders per second")
 	f.BoolVar(&cfg.AnyPort, "any-port", false, "take free ports instead of the usual ones")
+	f.StringVar(&cfg.OTLP, "otlp", "", "OTLP/HTTP receiver to export all spans to, such as http://127.0.0.1:4318")
 	f.BoolVar(&cfg.Verbose, "verbose", false, "show the log of every part")
 	return cmd
 }

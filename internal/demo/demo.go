@@ -23,6 +23,7 @@ type Config struct {
 	Rate    float64       // orders per second
 	AnyPort bool          // free ports instead of the usual ones
 	Verbose bool          // log of every part
+	OTLP    string        // OTLP/HTTP receiver that both sites export their spans to; empty: none
 	JSON    bool          // summary as JSON
 	Out     io.Writer     // tables and the summary
 	Log     io.Writer

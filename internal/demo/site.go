@@ -48,7 +48,8 @@ func (w *world) sites() error {
 		return err
 	}
 	vars := map[string]string{
-		"LINK": link, "KAFKA": w.kafkaAddr(), "AWS": w.url(w.aws), "PAGE": w.url(w.page), "PAGE_PORT": strconv.Itoa(w.page.Addr().(*net.TCPAddr).Port),
+		"OTLP": w.cfg.OTLP, "LINK": link, "KAFKA": w.kafkaAddr(), "AWS": w.url(w.aws),
+		"PAGE": w.url(w.page), "PAGE_PORT": strconv.Itoa(w.page.Addr().(*net.TCPAddr).Port),
 		"TOPIC_ARN": w.cloud.TopicARN("shipments"), "QUEUE_URL": w.cloud.QueueURL(w.url(w.aws), "shipments"),
 	}
 	if w.fra, err = w.site("fra", 0, vars); err != nil {
