@@ -101,7 +101,11 @@ func (p *Proxy) Ready() <-chan struct{} { return p.api.Ready() }
 func (p *Proxy) push(ctx context.Context) error {
 	done := make(chan error, len(p.lanes))
 	for _, l := range p.lanes {
-		go func() { done <- l.run(ctx) }() // ends with ctx
+		go func() { // ends with ctx
+			err := l.run(ctx)
+			l.worker.caller.client.CloseIdleConnections()
+			done <- err
+		}()
 	}
 	<-ctx.Done()
 	for range p.lanes {
