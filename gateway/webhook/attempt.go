@@ -273,7 +273,8 @@ func (s *sender) startProcess(ctx context.Context, p *payload, attempt int, now 
 		obs.EventAttrs(p.Event, p.Stored.Path)...)
 	attrs = append(attrs, obs.KeySite.String(s.site), obs.KeyAttempt.Int(attempt), obs.KeyConsumerGroup.String("webhooks"))
 	if now.Sub(p.Accepted) < newTraceAfter {
-		return obs.Consume(ctx, s.tracer, name, p.Event, trace.WithAttributes(attrs...))
+		ctx, opts := obs.Consumer(ctx, p.Event, attrs...)
+		return s.tracer.Start(ctx, name, opts...)
 	}
 	return s.tracer.Start(ctx, name, trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindConsumer),
 		trace.WithAttributes(attrs...), trace.WithLinks(trace.Link{SpanContext: obs.Creation(p.Event)}))

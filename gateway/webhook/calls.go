@@ -122,8 +122,8 @@ func (s *Service) positionAt(ctx context.Context, since time.Time, info bus.Stre
 
 // attempts answers what was tried lately, newest first.
 func (s *Service) attempts(_ http.ResponseWriter, r *http.Request, st *stores) (int, any, error) {
-	limit, before := uint64(attemptsDefault), uint64(0)
-	for name, into := range map[string]*uint64{"limit": &limit, "before": &before} {
+	q := attemptQuery{limit: attemptsDefault}
+	for name, into := range map[string]*uint64{"limit": &q.limit, "before": &q.before} {
 		if text := r.URL.Query().Get(name); text != "" {
 			n, err := strconv.ParseUint(text, 10, 64)
 			if err != nil || name == "limit" && (n < 1 || n > attemptsMax) {
@@ -136,7 +136,8 @@ func (s *Service) attempts(_ http.ResponseWriter, r *http.Request, st *stores) (
 	if err != nil {
 		return 0, nil, err
 	}
-	found, next, err := s.scan(r.Context(), st, ep.ID, int(limit), before)
+	q.id = ep.ID
+	found, next, err := s.scan(r.Context(), st, q)
 	if err != nil {
 		return 0, nil, err
 	}
@@ -146,9 +147,16 @@ func (s *Service) attempts(_ http.ResponseWriter, r *http.Request, st *stores) (
 	}{found, next}, nil
 }
 
+// attemptQuery asks for the attempts of one endpoint.
+type attemptQuery struct {
+	id     string
+	limit  uint64
+	before uint64 // position in the log; 0 is its end
+}
+
 // scan reads the attempt log backwards. It stops after the batch in which the
 // limit is reached, so that a page never ends inside a batch.
-func (s *Service) scan(ctx context.Context, st *stores, id string, limit int, before uint64) (found []Attempt, next uint64, err error) {
+func (s *Service) scan(ctx context.Context, st *stores, q attemptQuery) (found []Attempt, next uint64, err error) {
 	found = []Attempt{}
 	last, err := st.attempts.GetLastMsgForSubject(ctx, subjectAttempts)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
@@ -158,10 +166,10 @@ func (s *Service) scan(ctx context.Context, st *stores, id string, limit int, be
 		return nil, 0, fmt.Errorf("read webhook attempts: %w", err)
 	}
 	high := last.Sequence
-	if before > 0 {
-		high = min(high, before-1)
+	if q.before > 0 {
+		high = min(high, q.before-1)
 	}
-	needle := []byte(`"webhook":"` + id + `"`)
+	needle := []byte(`"webhook":"` + q.id + `"`)
 	for low := uint64(0); high > 0 && last.Sequence-high <= scanMax; high = low - 1 {
 		low = max(high, scanBatch) - scanBatch + 1
 		if high < scanBatch {
@@ -178,8 +186,8 @@ func (s *Service) scan(ctx context.Context, st *stores, id string, limit int, be
 			if m.seq > high || !bytes.Contains(m.data, needle) {
 				continue
 			}
-			found = append(found, attemptsOf(m.data, id)...)
-			if len(found) >= limit {
+			found = append(found, attemptsOf(m.data, q.id)...)
+			if uint64(len(found)) >= q.limit {
 				return found, m.seq, nil
 			}
 		}

@@ -302,7 +302,7 @@ func (e *engine) attempt(t *track, it lane.Item) {
 func (e *engine) finish(t *track, it lane.Item, a Attempt, r lane.Result) {
 	now := time.Now()
 	e.mu.Lock()
-	d := t.Finish(it, r, e.head, now, rand.Float64())
+	d := t.Finish(it, r, lane.Moment{Head: e.head, Now: now, Rnd: rand.Float64()})
 	e.note(t, &a, d, now)
 	e.mu.Unlock()
 	e.metrics.attempts.WithLabelValues(result(d.Verdict), statusClass(a.Status)).Inc()

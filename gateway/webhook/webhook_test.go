@@ -118,6 +118,7 @@ func TestExhaustedIsVisible(t *testing.T) {
 	}
 }
 
+// TestHangingEndpointDelaysNobody has one endpoint in ten hang.
 func TestHangingEndpointDelaysNobody(t *testing.T) {
 	b := wefttest.Node(t)
 	cfg := config()
@@ -127,26 +128,36 @@ func TestHangingEndpointDelaysNobody(t *testing.T) {
 	hang := receive(t, func(int, http.ResponseWriter, received) { <-release })
 	defer close(release)
 	good := receive(t, nil)
-	bad := g.create(map[string]any{"url": hang.URL, "subjects": []string{">"}})
-	g.create(map[string]any{"url": good.URL, "subjects": []string{">"}})
-	const n = 500
-	published := make(map[string]time.Time, n)
-	for range n {
-		at := time.Now()
+	var bad hook
+	const healthy, events = 18, 100
+	for i := range healthy + 2 {
+		if i%10 == 4 {
+			bad = g.create(map[string]any{"url": hang.URL, "subjects": []string{">"}})
+		} else {
+			g.create(map[string]any{"url": good.URL, "subjects": []string{">"}})
+		}
+	}
+	published := make(map[string]time.Time, events)
+	pace := time.NewTicker(20 * time.Millisecond)
+	defer pace.Stop()
+	for range events {
+		at := <-pace.C
 		published[publish(t, b, "a.b", 1)[0]] = at
 	}
-	wefttest.Eventually(t, 10*time.Second, "healthy endpoint has all", func() bool { return len(good.ids()) == n })
-	var worst time.Duration
+	wefttest.Eventually(t, 20*time.Second, "healthy endpoints have all", func() bool { return len(good.all()) == healthy*events })
+	var delays []time.Duration
 	for _, re := range good.all() {
-		worst = max(worst, re.at.Sub(published[re.id]))
+		delays = append(delays, re.at.Sub(published[re.id]))
 	}
-	if worst > 500*time.Millisecond {
-		t.Errorf("healthy endpoint waited up to %s", worst)
+	slices.Sort(delays)
+	p50, p99 := delays[len(delays)/2], delays[len(delays)*99/100]
+	t.Logf("healthy endpoints: p50 %s, p99 %s, worst %s", p50, p99, delays[len(delays)-1])
+	if p99 > time.Second { // far below the timeout, far above what a busy machine adds
+		t.Errorf("healthy endpoints waited for hanging ones: p99 %s", p99)
 	}
-	t.Logf("healthy endpoint: worst delay %s", worst)
 	wefttest.Eventually(t, 10*time.Second, "hanging endpoint lags by its cursor", func() bool {
 		s := g.status(bad.ID)
-		return s.State != "live" && s.Behind > n/2
+		return s.State != "live" && s.Behind > events/2
 	})
 }
 

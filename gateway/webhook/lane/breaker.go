@@ -101,8 +101,16 @@ type Decision struct {
 	Due      []Item // waiting retries that must be scheduled again
 }
 
+// Moment is what a decision depends on beside the lane.
+type Moment struct {
+	Head uint64 // last sequence of the stream that was offered to all lanes
+	Now  time.Time
+	Rnd  float64 // in [0,1), for jitter
+}
+
 // Finish ends an attempt that Take began.
-func (l *Lane) Finish(it Item, r Result, head uint64, now time.Time, rnd float64) Decision {
+func (l *Lane) Finish(it Item, r Result, m Moment) Decision {
+	head, now, rnd := m.Head, m.Now, m.Rnd
 	l.running--
 	if r.OK {
 		changed := !l.since.IsZero() && l.trials > 0

@@ -46,16 +46,49 @@ func (s *script) run(t *testing.T, line string) {
 		}
 		return n
 	}
+	if !s.control(f[0], num) {
+		s.step(t, f, num)
+	}
+	snap := s.l.Snapshot(s.head)
+	w, r, st := s.l.Load()
+	s.say("-> %s cursor %d, %d waiting, %d running, %d stored%s%s", s.l.Mode(), s.l.Cursor(s.head), w, r, st,
+		s.at(", paused until ", s.l.Paused(s.now)), flagged(snap.Mode != s.l.Mode(), ", stored as "+string(snap.Mode)))
+}
+
+// control plays what an operator or a restart does.
+func (s *script) control(word string, num func(int) uint64) bool {
+	switch word {
+	case "head":
+		s.head = num(1)
+	case "meet":
+		s.say("%t", s.l.Meet(s.head, s.now))
+	case "tick":
+		s.say("%t", s.l.Tick(s.head, s.now))
+	case "disable":
+		s.say("due %d", len(s.l.Disable(s.head)))
+	case "enable":
+		s.l.Enable()
+	case "rewind":
+		s.l.Rewind(num(1), s.head)
+	case "restart":
+		s.l = lane.New(s.lim, s.l.Snapshot(s.head))
+	default:
+		return false
+	}
+	return true
+}
+
+// step plays what happens to events.
+func (s *script) step(t *testing.T, f []string, num func(int) uint64) {
+	t.Helper()
 	dur := func(i int) time.Duration {
 		d, err := time.ParseDuration(f[i])
 		if err != nil {
-			t.Fatalf("%q: %v", line, err)
+			t.Fatalf("%q: %v", f, err)
 		}
 		return d
 	}
 	switch f[0] {
-	case "head":
-		s.head = num(1)
 	case "wait":
 		s.now = s.now.Add(dur(1))
 	case "offer":
@@ -85,38 +118,22 @@ func (s *script) run(t *testing.T, line string) {
 		}
 	case "ok", "fail", "gone":
 		if _, ok := s.running[num(1)]; !ok {
-			t.Fatalf("%q: it is not running", line)
+			t.Fatalf("%q: it is not running", f)
 		}
 		r := lane.Result{OK: f[0] == "ok", Gone: f[0] == "gone"}
 		if len(f) > 3 && f[2] == "after" {
 			r.RetryAfter = dur(3)
 		}
-		d := s.l.Finish(s.running[num(1)], r, s.head, s.now, 0.5)
+		d := s.l.Finish(s.running[num(1)], r, lane.Moment{Head: s.head, Now: s.now, Rnd: 0.5})
 		s.say("%s%s%s%s due %d", d.Verdict, s.at(" at ", d.At), flagged(d.Changed, " changed"), flagged(d.Disabled, " disabled"), len(d.Due))
 		if d.Verdict == lane.Retry {
 			s.l.Stored(1)
 		}
 	case "settle":
 		s.l.Settle(s.running[num(1)])
-	case "meet":
-		s.say("%t", s.l.Meet(s.head, s.now))
-	case "tick":
-		s.say("%t", s.l.Tick(s.head, s.now))
-	case "disable":
-		s.say("due %d", len(s.l.Disable(s.head)))
-	case "enable":
-		s.l.Enable()
-	case "rewind":
-		s.l.Rewind(num(1), s.head)
-	case "restart":
-		s.l = lane.New(s.lim, s.l.Snapshot(s.head))
 	default:
-		t.Fatalf("unknown command %q", line)
+		t.Fatalf("unknown command %q", f)
 	}
-	snap := s.l.Snapshot(s.head)
-	w, r, st := s.l.Load()
-	s.say("-> %s cursor %d, %d waiting, %d running, %d stored%s%s", s.l.Mode(), s.l.Cursor(s.head), w, r, st,
-		s.at(", paused until ", s.l.Paused(s.now)), flagged(snap.Mode != s.l.Mode(), ", stored as "+string(snap.Mode)))
 }
 
 func flagged(on bool, text string) string {
