@@ -74,7 +74,24 @@ type Bar struct {
 	Error   bool   `json:"error,omitempty"`
 }
 
-const maxBars = 32
+// maxBars keeps a list of 500 journeys below about 1 MB.
+const maxBars = 48
+
+// bars draws spans in small. Of too many it leaves out what happens inside Weft first, then every so many.
+func bars(spans []*Span, start time.Time) []Bar {
+	if len(spans) > maxBars {
+		spans = slices.DeleteFunc(slices.Clone(spans), func(s *Span) bool { return s.Kind == "internal" && s.Status != StatusError })
+	}
+	out := make([]Bar, 0, min(len(spans), maxBars))
+	for i := range cap(out) {
+		s := spans[i*len(spans)/cap(out)]
+		out = append(out, Bar{
+			At: s.Start.Sub(start).Microseconds(), For: s.Duration().Microseconds(),
+			Service: s.Service, Error: s.Status == StatusError,
+		})
+	}
+	return out
+}
 
 func newerFirst(a, b Summary) int {
 	return cmp.Or(b.Start.Compare(a.Start), strings.Compare(a.ID, b.ID))
@@ -97,12 +114,7 @@ func summarize(flow string, group map[*entry]bool) Summary {
 		sum.CorrelationID = flow
 	}
 	sum.DurationMs = millis(sum.End.Sub(sum.Start))
-	for _, s := range spans[:min(len(spans), maxBars)] {
-		sum.Shape = append(sum.Shape, Bar{
-			At: s.Start.Sub(sum.Start).Microseconds(), For: s.Duration().Microseconds(),
-			Service: s.Service, Error: s.Status == StatusError,
-		})
-	}
+	sum.Shape = bars(spans, sum.Start)
 	return sum
 }
 

@@ -3,13 +3,16 @@ package trace_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -18,6 +21,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"weft.dev/weft/trace"
 )
@@ -335,4 +340,54 @@ func TestAPI(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestShapeOfALongJourney(t *testing.T) {
+	spans := []*trace.Span{at("r", "publish x", "shop@fra", 0, 10)}
+	for i := range 300 {
+		spans = append(spans, at(fmt.Sprintf("s%d<r", i), "store EVENTS", "weft@fra", i, 1))
+		spans = append(spans, at(fmt.Sprintf("p%d<r", i), "process x", "shop@fra", i, 2, kind("consumer")))
+	}
+	store, _ := newStore(t, trace.StoreConfig{}, spans...)
+	shape := store.Recent(trace.Filter{})[0].Shape
+	if len(shape) != 48 || shape[0].At != 0 || shape[47].At < 280 {
+		t.Errorf("shape = %d bars from %d to %d, want 48 over the whole journey", len(shape), shape[0].At, shape[len(shape)-1].At)
+	}
+	for _, b := range shape {
+		if b.Service != "shop" {
+			t.Fatalf("a bar of %s is drawn, want the services' own first", b.Service)
+		}
+	}
+}
+
+func BenchmarkUpload(b *testing.B) {
+	store := trace.NewStore(trace.StoreConfig{}, prometheus.NewRegistry())
+	batch := make([]*tracepb.Span, 512)
+	for i := range batch {
+		batch[i] = &tracepb.Span{Name: "process orders.created", TraceId: make([]byte, 16), SpanId: make([]byte, 8)}
+		for k := range 10 {
+			batch[i].Attributes = append(batch[i].Attributes, &commonpb.KeyValue{
+				Key: fmt.Sprintf("messaging.key_%d", k), Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: "orders.created"}},
+			})
+		}
+	}
+	n := uint64(0)
+	b.ReportAllocs()
+	for b.Loop() {
+		for _, s := range batch { // eight spans to a trace
+			n++
+			binary.BigEndian.PutUint64(s.TraceId, n/8+1)
+			binary.BigEndian.PutUint64(s.SpanId, n)
+		}
+		if err := store.UploadTraces(b.Context(), otlp(batch...)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(n), "ns/span")
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	st := store.Stats()
+	b.ReportMetric(float64(m.HeapAlloc)/float64(max(1, st.Bytes)), "heap/estimate")
+	b.ReportMetric(float64(st.Spans), "spans")
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -17,7 +18,9 @@ func Text(w io.Writer, j *Journey) error {
 	fmt.Fprintf(b, "started      %s\n", j.Start.UTC().Format("2006-01-02 15:04:05.000000 UTC"))
 	fmt.Fprintf(b, "took         %s, %s at %s\n", span(j.End.Sub(j.Start)), plural(len(j.Rows), "span"), strings.Join(j.Sites, ", "))
 	for _, id := range j.CorrelationIDs {
-		fmt.Fprintf(b, "correlation  %s\n", id)
+		if !slices.Contains(j.TraceIDs, id) { // a flow without an id of its own goes by its trace id
+			fmt.Fprintf(b, "correlation  %s\n", id)
+		}
 	}
 	for _, id := range j.TraceIDs {
 		fmt.Fprintf(b, "trace        %s\n", id)

@@ -7,8 +7,8 @@ export class Poll<T> {
   at = $state(0); // when data was last fetched, microseconds since 1970
   loading = $state(false);
 
-  /** Fetches path now and every `every` milliseconds (0 = once). Returns what ends it. */
-  start(path: string, every: number): () => void {
+  /** Fetches path now and again after what `pause` says in milliseconds (0 = never). Returns what ends it. */
+  start(path: string, pause: () => number): () => void {
     const stop = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
     const load = async () => {
@@ -25,11 +25,12 @@ export class Poll<T> {
       } finally {
         this.loading = false;
       }
-      if (every > 0) timer = setTimeout(turn, every);
+      const wait = pause();
+      if (wait > 0) timer = setTimeout(turn, wait);
     };
     const turn = () => {
       if (stop.signal.aborted) return;
-      if (document.hidden) timer = setTimeout(turn, every || 1000);
+      if (document.hidden) timer = setTimeout(turn, 1000);
       else void load();
     };
     void load();
