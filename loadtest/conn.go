@@ -14,10 +14,11 @@ import (
 )
 
 // The generator shares the processor with the node it measures. net/http's
-// client costs two goroutines, a dozen allocations and about 25 us for each
-// request, as much as the node's whole publish; a request that is the same
+// client costs about 55 us of processor time for each request (64 connections,
+// two cores), as much as the node's whole publish. A request that is the same
 // bytes but for a few digits, written to a connection that is kept alive, and a
-// reader of just enough HTTP/1.1 cost 4 us and nothing to collect.
+// reader of just enough HTTP/1.1 cost 11 us, nearly all of it system calls, and
+// allocate nothing.
 
 const (
 	requestTimeout = 10 * time.Second

@@ -61,3 +61,14 @@ func Stamps(run string, b []byte) (keys []int, seqs []uint64, sent []time.Time) 
 
 // ErrProtocol is the error for an answer that is not HTTP.
 var ErrProtocol = errProtocol
+
+// RoundTripper sends the same request over one connection again and again.
+func RoundTripper(nc net.Conn) func(now time.Time) error {
+	c := &conn{nc: nc, buf: make([]byte, readBuffer)}
+	p := &pump{Load: Load{Size: 256}, run: "0a1b2c3d"}
+	r := p.request(&stream{subject: "load.publish"})
+	return func(now time.Time) error {
+		_, err := c.roundTrip(r.stamped(now), now)
+		return err
+	}
+}
