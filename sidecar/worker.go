@@ -66,7 +66,8 @@ func (j *journey) begin(l *lane, it *item) {
 	attrs := append(obs.Messaging("nats", "process", obs.OpProcess, "EVENTS"),
 		obs.KeyConsumerGroup.String(l.durable), obs.KeySeq.Int64(int64(it.d.Seq)))
 	attrs = append(attrs, obs.EventAttrs(it.d.Event, it.d.Path)...)
-	_, j.span = obs.Consume(context.Background(), l.worker.caller.tracer, "process "+it.d.Path, it.d.Event, trace.WithAttributes(attrs...))
+	ctx, opts := obs.Consumer(context.Background(), it.d.Event, attrs...)
+	_, j.span = l.worker.caller.tracer.Start(ctx, "process "+it.d.Path, opts...)
 }
 
 func (j *journey) end(it *item) {

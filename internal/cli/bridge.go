@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -28,7 +27,7 @@ func (c *cli) bridgeList() *cobra.Command {
 		Example: "  weft bridge ls -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			full, list, err := raw[struct{ Bridges []bridge.Status }](c, cmd, http.MethodGet, "/api/bridges", nil)
+			full, list, err := fetch[struct{ Bridges []bridge.Status }](cmd.Context(), c, get("/api/bridges"))
 			if err != nil {
 				return err
 			}
@@ -53,7 +52,7 @@ func (c *cli) bridgeCheck() *cobra.Command {
 		Example: "  weft bridge check",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			full, list, err := raw[struct{ Bridges []bridge.Checked }](c, cmd, http.MethodGet, "/api/bridges/check", nil)
+			full, list, err := fetch[struct{ Bridges []bridge.Checked }](cmd.Context(), c, get("/api/bridges/check"))
 			if err != nil {
 				return err
 			}
@@ -92,7 +91,7 @@ func (c *cli) bridgeSteer(verb string) *cobra.Command {
 		Example: "  weft bridge " + verb + " orders-to-kafka",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.call(cmd.Context(), http.MethodPost, "/api/bridges/"+url.PathEscape(args[0])+"/"+verb, nil, nil); err != nil {
+			if err := c.call(cmd.Context(), post("/api/bridges/"+url.PathEscape(args[0])+"/"+verb, nil), nil); err != nil {
 				return err
 			}
 			return c.print(map[string]string{"bridge": args[0], "done": verb}, func(w io.Writer) { fmt.Fprintln(w, verb+"d", args[0]) })

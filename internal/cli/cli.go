@@ -101,6 +101,9 @@ func strict(cmd *cobra.Command) {
 		}
 		cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	}
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		return usage(cmd, errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()))
+	}
 	for _, sub := range cmd.Commands() {
 		strict(sub)
 	}

@@ -16,14 +16,22 @@ import (
 // maxAnswer bounds what is read of one answer.
 const maxAnswer = 64 << 20
 
-// call sends one request to the node and decodes a JSON answer into out. A body
-// that is no []byte is sent as JSON.
-func (c *cli) call(ctx context.Context, method, path string, body, out any) error {
-	raw, err := encodeBody(body)
-	if err != nil {
-		return err
-	}
-	resp, err := c.do(ctx, method, path, raw, http.Header{"Content-Type": {"application/json"}})
+// request is one call of a node's API. A body that is no []byte is sent as JSON.
+type request struct {
+	method, path string
+	body         any
+	header       http.Header
+}
+
+func get(path string) request { return request{method: http.MethodGet, path: path} }
+func post(path string, body any) request {
+	return request{method: http.MethodPost, path: path, body: body}
+}
+func remove(path string) request { return request{method: http.MethodDelete, path: path} }
+
+// call sends a request and decodes a JSON answer into out, unless that is nil.
+func (c *cli) call(ctx context.Context, r request, out any) error {
+	resp, err := c.do(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -32,9 +40,17 @@ func (c *cli) call(ctx context.Context, method, path string, body, out any) erro
 		return nil
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, maxAnswer)).Decode(out); err != nil {
-		return fmt.Errorf("%s %s: the answer is no JSON: %w", method, path, err)
+		return fmt.Errorf("%s %s: the answer is no JSON: %w", r.method, r.path, err)
 	}
 	return nil
+}
+
+// fetch keeps the node's own JSON for -o json and decodes it for the table.
+func fetch[T any](ctx context.Context, c *cli, r request) (full json.RawMessage, v T, err error) {
+	if err = c.call(ctx, r, &full); err == nil {
+		err = json.Unmarshal(full, &v)
+	}
+	return full, v, err
 }
 
 func encodeBody(body any) ([]byte, error) {
@@ -49,17 +65,22 @@ func encodeBody(body any) ([]byte, error) {
 
 // do sends one request; an answer that is no 2xx becomes an error that says
 // what the server said.
-func (c *cli) do(ctx context.Context, method, path string, body []byte, h http.Header) (*http.Response, error) {
+func (c *cli) do(ctx context.Context, r request) (*http.Response, error) {
+	body, err := encodeBody(r.body)
+	if err != nil {
+		return nil, err
+	}
 	base, err := url.Parse(c.server)
 	if err != nil || base.Scheme != "http" && base.Scheme != "https" || base.Host == "" {
 		return nil, fmt.Errorf("--server %q: want a URL such as http://127.0.0.1:8281 (%w)", c.server, ErrUsage)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(c.server, "/")+path, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, r.method, strings.TrimSuffix(c.server, "/")+r.path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	if h != nil {
-		req.Header = h
+	req.Header.Set("Content-Type", "application/json")
+	if r.header != nil {
+		req.Header = r.header
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)

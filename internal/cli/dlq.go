@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -44,7 +43,7 @@ func (c *cli) dlqList() *cobra.Command {
 				Entries []dlq.Entry `json:"entries"`
 				Next    uint64      `json:"next,omitempty"`
 			}
-			if err := c.call(cmd.Context(), http.MethodGet, "/api/dlq?"+q.Encode(), nil, &list); err != nil {
+			if err := c.call(cmd.Context(), get("/api/dlq?"+q.Encode()), &list); err != nil {
 				return err
 			}
 			return c.print(list, func(w io.Writer) {
@@ -77,7 +76,7 @@ func (c *cli) dlqShow() *cobra.Command {
 				return err
 			}
 			var letter json.RawMessage
-			if err := c.call(cmd.Context(), http.MethodGet, "/api/dlq/"+seq, nil, &letter); err != nil {
+			if err := c.call(cmd.Context(), get("/api/dlq/"+seq), &letter); err != nil {
 				return err
 			}
 			enc := json.NewEncoder(c.Stdout)
@@ -109,7 +108,7 @@ func (c *cli) dlqReplay() *cobra.Command {
 				DryRun  bool           `json:"dryRun"`
 				Results []dlq.Replayed `json:"results"`
 			}
-			if err := c.call(cmd.Context(), http.MethodPost, "/api/dlq/replay", r, &out); err != nil {
+			if err := c.call(cmd.Context(), post("/api/dlq/replay", r), &out); err != nil {
 				return err
 			}
 			failed := 0

@@ -3,7 +3,6 @@ package cli
 import (
 	"fmt"
 	"io"
-	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -19,7 +18,7 @@ func (c *cli) mesh() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var st mesh.Status
-			if err := c.call(cmd.Context(), http.MethodGet, "/api/mesh", nil, &st); err != nil {
+			if err := c.call(cmd.Context(), get("/api/mesh"), &st); err != nil {
 				return err
 			}
 			return c.print(st, func(w io.Writer) { printMesh(w, st) })
@@ -56,7 +55,7 @@ func (c *cli) stream() *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var streams []mesh.StreamStatus
-			if err := c.call(cmd.Context(), http.MethodGet, "/api/streams", nil, &streams); err != nil {
+			if err := c.call(cmd.Context(), get("/api/streams"), &streams); err != nil {
 				return err
 			}
 			return c.print(streams, func(w io.Writer) {

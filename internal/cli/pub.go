@@ -71,7 +71,7 @@ func (c *cli) publish(cmd *cobra.Command, subject string, f pubFlags) error {
 		}
 		h.Set(name, value)
 	}
-	resp, err := c.do(cmd.Context(), http.MethodPost, "/v1/events/"+subject, data, h)
+	resp, err := c.do(cmd.Context(), request{method: http.MethodPost, path: "/v1/events/" + subject, body: data, header: h})
 	if err != nil {
 		return err
 	}

@@ -123,7 +123,7 @@ func (s *subscription) stream(ctx context.Context) error {
 	if s.cursor != "" {
 		h.Set("Last-Event-ID", s.cursor)
 	}
-	resp, err := s.do(ctx, http.MethodGet, s.query(), nil, h)
+	resp, err := s.do(ctx, request{method: http.MethodGet, path: s.query(), header: h})
 	if err != nil {
 		return err
 	}

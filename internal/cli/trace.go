@@ -2,7 +2,6 @@ package cli
 
 import (
 	"io"
-	"net/http"
 	"net/url"
 
 	"github.com/spf13/cobra"
@@ -22,7 +21,7 @@ event id. All sites are asked; a site that does not answer is named.`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var j trace.Journey
-			if err := c.call(cmd.Context(), http.MethodGet, "/api/journeys/"+url.PathEscape(args[0]), nil, &j); err != nil {
+			if err := c.call(cmd.Context(), get("/api/journeys/"+url.PathEscape(args[0])), &j); err != nil {
 				return err
 			}
 			var failed error

@@ -1,10 +1,8 @@
 package cli
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
 	"net/url"
 	"strings"
 	"time"
@@ -42,17 +40,6 @@ func hookPath(id string, rest ...string) string {
 	return strings.Join(append([]string{"/v1/webhooks/" + url.PathEscape(id)}, rest...), "/")
 }
 
-// raw keeps the node's own JSON for -o json and decodes it for the table.
-func raw[T any](c *cli, cmd *cobra.Command, method, path string, body any) (json.RawMessage, T, error) {
-	var full json.RawMessage
-	var v T
-	err := c.call(cmd.Context(), method, path, body, &full)
-	if err == nil {
-		err = json.Unmarshal(full, &v)
-	}
-	return full, v, err
-}
-
 func (c *cli) webhookList() *cobra.Command {
 	return &cobra.Command{
 		Use:     "ls",
@@ -60,7 +47,7 @@ func (c *cli) webhookList() *cobra.Command {
 		Example: "  weft webhook ls -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			full, list, err := raw[struct{ Webhooks []endpoint }](c, cmd, http.MethodGet, "/v1/webhooks", nil)
+			full, list, err := fetch[struct{ Webhooks []endpoint }](cmd.Context(), c, get("/v1/webhooks"))
 			if err != nil {
 				return err
 			}
@@ -93,7 +80,7 @@ func (c *cli) webhookCreate() *cobra.Command {
 			if description != "" {
 				body["description"] = description
 			}
-			full, e, err := raw[endpoint](c, cmd, http.MethodPost, "/v1/webhooks", body)
+			full, e, err := fetch[endpoint](cmd.Context(), c, post("/v1/webhooks", body))
 			if err != nil {
 				return err
 			}
@@ -113,7 +100,7 @@ func (c *cli) webhookDelete() *cobra.Command {
 		Example: "  weft webhook delete wh_k3x",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := c.call(cmd.Context(), http.MethodDelete, hookPath(args[0]), nil, nil); err != nil {
+			if err := c.call(cmd.Context(), remove(hookPath(args[0])), nil); err != nil {
 				return err
 			}
 			return c.print(map[string]string{"deleted": args[0]}, func(w io.Writer) { fmt.Fprintln(w, "deleted", args[0]) })
@@ -146,7 +133,7 @@ func (c *cli) webhookTest() *cobra.Command {
 		Example: "  weft webhook test wh_k3x",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			full, a, err := raw[attempt](c, cmd, http.MethodPost, hookPath(args[0], "test"), map[string]any{})
+			full, a, err := fetch[attempt](cmd.Context(), c, post(hookPath(args[0], "test"), map[string]any{}))
 			if err != nil {
 				return err
 			}
@@ -168,7 +155,7 @@ func (c *cli) webhookAttempts() *cobra.Command {
 		Example: "  weft webhook attempts wh_k3x",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			full, list, err := raw[struct{ Attempts []attempt }](c, cmd, http.MethodGet, hookPath(args[0], "attempts"), nil)
+			full, list, err := fetch[struct{ Attempts []attempt }](cmd.Context(), c, get(hookPath(args[0], "attempts")))
 			if err != nil {
 				return err
 			}

@@ -152,22 +152,30 @@ func (p *pod) Run(ctx context.Context) error {
 	return s.Run(ctx)
 }
 
+// role is a service of the shop in the demo.
+type role struct {
+	name  string
+	port  int // of its sidecar
+	sink  int
+	build func(string, *http.Client) *shop.Service
+}
+
 // pod opens a service's listeners and builds it.
-func (w *world) pod(name string, port int, at *site, build func(string, *http.Client) *shop.Service, sinkIndex int) (*shop.Service, error) {
-	p := &pod{name: name, world: w, site: at, ready: make(chan struct{})}
+func (w *world) pod(at *site, r role) (*shop.Service, error) {
+	p := &pod{name: r.name, world: w, site: at, ready: make(chan struct{})}
 	service, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	p.port = service.Addr().(*net.TCPAddr).Port
-	if p.api, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(w.port(port))); err != nil {
-		return nil, w.portError("the sidecar of "+name, err)
+	if p.api, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(w.port(r.port))); err != nil {
+		return nil, w.portError("the sidecar of "+r.name, err)
 	}
 	if p.admin, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
-	s := build("http://"+p.api.Addr().String(), &http.Client{Transport: witness{w.ledger}})
-	p.server = httpd.New("service "+name, service, w.observed(s, sinkIndex), w.log)
+	s := r.build("http://"+p.api.Addr().String(), &http.Client{Transport: witness{w.ledger}})
+	p.server = httpd.New("service "+r.name, service, w.observed(s, r.sink), w.log)
 	w.pods = append(w.pods, p)
 	return s, nil
 }
@@ -197,10 +205,10 @@ func (s *statusRecorder) WriteHeader(status int) {
 // openPods builds the four services.
 func (w *world) openPods() error {
 	var errs [4]error
-	w.orders, errs[0] = w.pod("orders", 4280, w.fra, shop.Orders, sinkOrders)
-	_, errs[1] = w.pod("payments", 4281, w.iad, shop.Payments, sinkPayments)
-	_, errs[2] = w.pod("inventory", 4282, w.fra, shop.Inventory, sinkInventory)
-	_, errs[3] = w.pod("shipping", 4283, w.iad, shop.Shipping, sinkShipping)
+	w.orders, errs[0] = w.pod(w.fra, role{"orders", 4280, sinkOrders, shop.Orders})
+	_, errs[1] = w.pod(w.iad, role{"payments", 4281, sinkPayments, shop.Payments})
+	_, errs[2] = w.pod(w.fra, role{"inventory", 4282, sinkInventory, shop.Inventory})
+	_, errs[3] = w.pod(w.iad, role{"shipping", 4283, sinkShipping, shop.Shipping})
 	return errors.Join(errs[:]...)
 }
 

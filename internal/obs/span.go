@@ -74,15 +74,15 @@ func Parent(ctx context.Context, e event.Event) context.Context {
 	return trace.ContextWithRemoteSpanContext(ctx, sc)
 }
 
-// Consume starts a span whose parent is the event's creation context and which
-// also links to it, as the messaging conventions ask of one message.
-func Consume(ctx context.Context, t trace.Tracer, name string, e event.Event, opts ...trace.SpanStartOption) (context.Context, trace.Span) {
-	sc := Creation(e)
-	if sc.IsValid() {
+// Consumer prepares a span whose parent is the event's creation context and
+// which also links to it, as the messaging conventions ask of one message.
+func Consumer(ctx context.Context, e event.Event, attrs ...attribute.KeyValue) (context.Context, []trace.SpanStartOption) {
+	opts := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(attrs...)}
+	if sc := Creation(e); sc.IsValid() {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, sc)
 		opts = append(opts, trace.WithLinks(trace.Link{SpanContext: sc}))
 	}
-	return t.Start(ctx, name, append(opts, trace.WithSpanKind(trace.SpanKindConsumer))...)
+	return ctx, opts
 }
 
 // Sampled reports whether spans about the event are kept. It costs no
