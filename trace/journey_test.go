@@ -36,13 +36,18 @@ const (
 
 var t0 = time.Date(2026, 9, 1, 10, 0, 0, 123456000, time.UTC)
 
-// at makes a span: "id<parent", name, where it ran, offset and duration in microseconds.
-func at(ids, name, where string, offset, took int, more ...func(*trace.Span)) *trace.Span {
+// us is an offset and a duration in microseconds.
+type us struct{ offset, took int }
+
+// at makes a span: "id<parent", "name service@site", when.
+func at(ids, what string, t us, more ...func(*trace.Span)) *trace.Span {
 	id, parent, _ := strings.Cut(ids, "<")
-	service, site, _ := strings.Cut(where, "@")
+	space := strings.LastIndex(what, " ")
+	name := what[:space]
+	service, site, _ := strings.Cut(what[space+1:], "@")
 	s := &trace.Span{
 		TraceID: traceA, SpanID: id, ParentID: parent, Name: name, Kind: "internal", Status: trace.StatusUnset, Service: service, Site: site,
-		Start: t0.Add(time.Duration(offset) * time.Microsecond), End: t0.Add(time.Duration(offset+took) * time.Microsecond),
+		Start: t0.Add(time.Duration(t.offset) * time.Microsecond), End: t0.Add(time.Duration(t.offset+t.took) * time.Microsecond),
 	}
 	for _, m := range more {
 		m(s)
@@ -77,16 +82,16 @@ func inB(links ...string) func(*trace.Span) {
 // saga is a journey over two sites with everything a tree must cope with.
 func saga() []*trace.Span {
 	return []*trace.Span{
-		at("a1", "publish orders.created", "weft@fra", 0, 9400, kind("producer"), about("e-1", "")),
-		at("a2<a1", "store EVENTS", "weft@fra", 300, 8900),
-		at("a3<a1", "link fra->iad", "weft@iad", 9500, 31000),
-		at("b1<a1", "process orders.created", "payment@iad", 41000, 12000, kind("consumer"), about("e-1", ""), failed("app answered 503, attempt 3 of 5")),
-		at("b2<b1", "POST", "payment@iad", 41200, 11500, kind("client")),
-		at("b3<b1", "publish payments.refused", "payment@iad", 54000, 2100, kind("producer"), about("e-2", "e-1")),
-		at("c1<gone", "publish audit", "legacy@fra", 60000, 700, kind("producer"), about("e-3", "e-2")),
-		at("d1<lost", "deliver orders.created", "weft@fra", 12000, 400, kind("consumer"), about("e-1", "")),
-		at("f1", "publish orders.created", "weft@iad", 2_000_000, 900, kind("producer"), about("e-1", ""), inB("b1")),
-		at("f2<f1", "store EVENTS", "weft@iad", 2_000_100, 700, inB()),
+		at("a1", "publish orders.created weft@fra", us{0, 9400}, kind("producer"), about("e-1", "")),
+		at("a2<a1", "store EVENTS weft@fra", us{300, 8900}),
+		at("a3<a1", "link fra->iad weft@iad", us{9500, 31000}),
+		at("b1<a1", "process orders.created payment@iad", us{41000, 12000}, kind("consumer"), about("e-1", ""), failed("app answered 503, attempt 3 of 5")),
+		at("b2<b1", "POST payment@iad", us{41200, 11500}, kind("client")),
+		at("b3<b1", "publish payments.refused payment@iad", us{54000, 2100}, kind("producer"), about("e-2", "e-1")),
+		at("c1<gone", "publish audit legacy@fra", us{60000, 700}, kind("producer"), about("e-3", "e-2")),
+		at("d1<lost", "deliver orders.created weft@fra", us{12000, 400}, kind("consumer"), about("e-1", "")),
+		at("f1", "publish orders.created weft@iad", us{2_000_000, 900}, kind("producer"), about("e-1", ""), inB("b1")),
+		at("f2<f1", "store EVENTS weft@iad", us{2_000_100, 700}, inB()),
 	}
 }
 
@@ -99,10 +104,10 @@ func TestTreeKeepsEverySpanOnce(t *testing.T) {
 		{"saga", saga(), []string{
 			"0 root a1", "1 child a2", "1 child a3", "1 child b1", "2 child b2", "2 child b3", "3 cause c1", "2 link f1", "3 child f2", "0 orphan d1",
 		}},
-		{"own parent", []*trace.Span{at("a<a", "x", "s", 0, 1)}, []string{"0 orphan a"}},
-		{"circle", []*trace.Span{at("a<b", "x", "s", 0, 1), at("b<a", "x", "s", 1, 1)}, []string{"0 orphan b", "1 child a"}},
-		{"parent in another trace does not count", []*trace.Span{at("a", "x", "s", 0, 1), at("b<a", "x", "s", 1, 1, inB())}, []string{"0 root a", "0 orphan b"}},
-		{"caused by itself", []*trace.Span{at("a", "x", "s", 0, 1, about("e", "e"))}, []string{"0 root a"}},
+		{"own parent", []*trace.Span{at("a<a", "x s", us{0, 1})}, []string{"0 orphan a"}},
+		{"circle", []*trace.Span{at("a<b", "x s", us{0, 1}), at("b<a", "x s", us{1, 1})}, []string{"0 orphan b", "1 child a"}},
+		{"parent in another trace does not count", []*trace.Span{at("a", "x s", us{0, 1}), at("b<a", "x s", us{1, 1}, inB())}, []string{"0 root a", "0 orphan b"}},
+		{"caused by itself", []*trace.Span{at("a", "x s", us{0, 1}, about("e", "e"))}, []string{"0 root a"}},
 		{"none", nil, nil},
 	}
 	for _, tt := range tests {
@@ -183,8 +188,8 @@ func TestStoreDropsOldestTraceFirst(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s, reg := newStore(t, tt.cfg)
-			s.Add([]*trace.Span{at("a1", "x", "s", 0, 1, about("e-1", "")), at("a2<a1", "x", "s", 0, 1)})
-			s.Add([]*trace.Span{at("b1", "x", "s", 0, 1, about("e-2", ""), inB()), at("b2<b1", "x", "s", 0, 1, inB()), at("b2<b1", "twice", "s", 0, 1, inB())})
+			s.Add([]*trace.Span{at("a1", "x s", us{0, 1}, about("e-1", "")), at("a2<a1", "x s", us{0, 1})})
+			s.Add([]*trace.Span{at("b1", "x s", us{0, 1}, about("e-2", ""), inB()), at("b2<b1", "x s", us{0, 1}, inB()), at("b2<b1", "twice s", us{0, 1}, inB())})
 			if old, _ := s.Find([]string{"e-1"}); tt.cfg.MaxTrace == 0 && len(old) > 0 {
 				t.Errorf("the oldest trace is still found: %d spans", len(old))
 			}
@@ -343,10 +348,10 @@ func TestAPI(t *testing.T) {
 }
 
 func TestShapeOfALongJourney(t *testing.T) {
-	spans := []*trace.Span{at("r", "publish x", "shop@fra", 0, 10)}
+	spans := []*trace.Span{at("r", "publish x shop@fra", us{0, 10})}
 	for i := range 300 {
-		spans = append(spans, at(fmt.Sprintf("s%d<r", i), "store EVENTS", "weft@fra", i, 1))
-		spans = append(spans, at(fmt.Sprintf("p%d<r", i), "process x", "shop@fra", i, 2, kind("consumer")))
+		spans = append(spans, at(fmt.Sprintf("s%d<r", i), "store EVENTS weft@fra", us{i, 1}))
+		spans = append(spans, at(fmt.Sprintf("p%d<r", i), "process x shop@fra", us{i, 2}, kind("consumer")))
 	}
 	store, _ := newStore(t, trace.StoreConfig{}, spans...)
 	shape := store.Recent(trace.Filter{})[0].Shape

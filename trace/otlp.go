@@ -65,6 +65,7 @@ type RefusedError struct {
 	Reason string
 }
 
+// Error names how many spans were refused and why.
 func (e *RefusedError) Error() string {
 	return fmt.Sprintf("receiver refused %d spans: %s", e.Spans, e.Reason)
 }

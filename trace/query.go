@@ -185,7 +185,7 @@ func (s *Server) Run(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("answer %s: %w", subject, err)
 		}
-		defer sub.Unsubscribe() //nolint:errcheck // the connection may be gone already, which ends the subscription too
+		defer func() { _ = sub.Unsubscribe() }() // the connection may be gone, which ends the subscription too
 	}
 	if err := s.nc.Flush(); err != nil {
 		return fmt.Errorf("answer for traces: %w", err)
