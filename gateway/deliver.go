@@ -41,7 +41,8 @@ func newDeliveries(t trace.Tracer) *deliveries {
 // open starts the span of an event for n sockets; nil if it is not recorded.
 func (ds *deliveries) open(e *entry, n int) *delivery {
 	attrs := append(obs.Messaging("nats", "deliver", obs.OpProcess, streamName), obs.EventAttrs(e.Event, e.Path)...)
-	_, span := obs.Consume(context.Background(), ds.tracer, "deliver "+e.Path, e.Event, trace.WithAttributes(attrs...))
+	ctx, opts := obs.Consumer(context.Background(), e.Event, attrs...)
+	_, span := ds.tracer.Start(ctx, "deliver "+e.Path, opts...)
 	if !span.IsRecording() {
 		return nil
 	}
