@@ -154,6 +154,11 @@ type lane struct {
 	id   string
 	in   <-chan *batch
 	next *batch // taken from in, for the next write
+	// failed is the batch that was given back, with the reason. What follows it
+	// in its order is given back too: a source with positions would forget the
+	// failed one with any later one.
+	failed *batch
+	reason error
 }
 
 // loop settles every batch it gets, whatever happens.
@@ -209,25 +214,43 @@ func sameOwner(a, b *batch) bool {
 	return a.Lane == b.Lane && (a.Context == b.Context || (a.Context.Done() == nil && b.Context.Done() == nil))
 }
 
-// deliver writes a group and settles each of its batches.
+// deliver writes a group and settles each of its batches in order.
 func (l *lane) deliver(group []*batch) {
+	if l.failed != nil && !sameOwner(l.failed, group[0]) {
+		l.failed = nil // the lane was lost and is new
+	}
+	if l.failed == nil {
+		l.attempt(group)
+	}
+	for _, b := range group {
+		if l.failed == nil && !b.settled() {
+			l.failed = b
+		}
+		if l.failed != nil {
+			b.Done(l.reason)
+		} else {
+			b.Done(nil)
+		}
+		l.r.release(b)
+	}
+}
+
+// attempt brings a group as far as it gets.
+func (l *lane) attempt(group []*batch) {
 	ctx, stop := context.WithCancelCause(l.work)
 	unhook := context.AfterFunc(group[0].Context, func() { stop(errLost) })
 	err := guard(func() error { return l.settle(ctx, l.prepare(group)) })
 	unhook()
 	stop(nil)
-	for _, b := range group {
-		if b.settled() {
-			b.Done(nil)
-		} else {
-			for _, it := range b.items {
-				it.finish(err)
-			}
-			b.Done(err)
-		}
-		l.r.release(b)
+	if l.reason = err; err == nil {
+		return
 	}
-	if err != nil && l.run.Err() == nil && !errors.Is(err, errLost) {
+	for _, b := range group {
+		for _, it := range b.items {
+			it.finish(err)
+		}
+	}
+	if l.run.Err() == nil && !errors.Is(err, errLost) {
 		l.fail(err) // a panic: the bridge starts again
 	}
 }

@@ -54,7 +54,9 @@ type Batch struct {
 	Records []*Record
 	// Done is called exactly once for a batch that was taken: with nil after
 	// every record is stored, dead-lettered or dropped on purpose, so that the
-	// source may forget it; with an error when it must come again.
+	// source may forget it; with an error when it must come again. After an error
+	// every later batch of the lane gets one too while the lane lasts, so a source
+	// may keep a single position.
 	Done func(error)
 }
 
