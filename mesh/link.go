@@ -22,6 +22,10 @@ const (
 	linkRetry    = 250 * time.Millisecond
 	// askTimeout is how long a peer may take to answer before the link counts as down.
 	askTimeout = 2 * time.Second
+	// dialAfter is how long a site that leaves dialling to its peer waits for it
+	// at first; forgetAfter, once the peer has dialled.
+	dialAfter   = 3 * time.Second
+	forgetAfter = time.Minute
 	// linkWindow is how many events may be under way on a link.
 	linkWindow = 20000
 )
@@ -41,18 +45,61 @@ type link struct {
 
 // linkState is what the last question to the peer showed.
 type linkState struct {
-	up       bool
-	since    time.Time
-	rtt      time.Duration
-	peer     linkAnswer
-	importer []string // filters drawn from the peer
-	problem  string
+	up        bool
+	since     time.Time
+	rtt       time.Duration
+	peer      linkAnswer
+	importer  []string // filters drawn from the peer
+	problem   string
+	yields    bool // the peer is left to dial
+	peerDials bool // it has done so
+}
+
+// dials tells whether this side makes the connection.
+func (l *link) dials() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.URLs) > 0 && !l.state.yields
+}
+
+// leave lets the peer make the connection, or stops doing so. Two connections
+// between the same sites are a loop, so of two sites that could both dial the
+// one whose name comes first does. The other dials only if that one stays away.
+func (l *link) leave(ctx context.Context, to bool) {
+	l.mu.Lock()
+	change := l.mayYield() && l.state.yields != to
+	if change {
+		l.state.yields = to
+	}
+	l.mu.Unlock()
+	if !change {
+		return
+	}
+	l.node.Log.InfoContext(ctx, "link dialling changed", "site", l.Name, "dials", !to)
+	if err := l.node.reload(); err != nil {
+		l.node.Log.ErrorContext(ctx, "link dialling not changed", "site", l.Name, "err", err)
+	}
+}
+
+func (l *link) mayYield() bool {
+	return len(l.URLs) > 0 && l.node.cfg.Links.Listen != "" && l.Name < l.node.Site
+}
+
+// away tells how long the peer has been away and whether it used to dial.
+func (l *link) away() (time.Duration, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state.up {
+		return 0, l.state.peerDials
+	}
+	return time.Since(l.state.since), l.state.peerDials
 }
 
 // linkRequest is what an importer sends.
 type linkRequest struct {
 	Node    string   `json:"node"`
 	Version string   `json:"version"`
+	Dials   bool     `json:"dials"`
 	Import  []string `json:"import"`
 }
 
@@ -84,6 +131,9 @@ func (l *link) Run(ctx context.Context) error {
 		if err := l.renew(ctx); err != nil {
 			wait = linkRetry
 		}
+		if gone, dialled := l.away(); gone > dialAfter && (!dialled || gone > forgetAfter) {
+			l.leave(ctx, false)
+		}
 		pause(ctx, wait)
 		if ctx.Err() != nil {
 			return nil
@@ -94,7 +144,7 @@ func (l *link) Run(ctx context.Context) error {
 // renew asks the peer for its events and draws from what it offers.
 func (l *link) renew(ctx context.Context) error {
 	n := l.node
-	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Import: l.Import})
+	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Dials: l.dials(), Import: l.Import})
 	if err != nil {
 		return fmt.Errorf("encode link question: %w", err)
 	}
@@ -183,6 +233,12 @@ func (l *link) export(ctx context.Context, m *nats.Msg) {
 	answer := linkAnswer{Node: n.Node, Version: n.Version}
 	var req linkRequest
 	err := json.Unmarshal(m.Data, &req)
+	if err == nil && req.Dials {
+		l.mu.Lock()
+		l.state.peerDials = true
+		l.mu.Unlock()
+		l.leave(ctx, true)
+	}
 	if err == nil {
 		answer.Filters = crossing(l.Export, req.Import)
 		answer.Epoch, answer.Last, err = l.offer(ctx, answer.Filters)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"testing"
 	"time"
@@ -243,4 +244,37 @@ func TestAskAnswersOpenSubjects(t *testing.T) {
 	if got, err := p.node["b"].Ask(ctx, "a", "weft.secret", nil); err == nil {
 		t.Errorf("a closed subject answered %q", got)
 	}
+}
+
+// Of two sites that both dial, the one whose name comes first makes the link.
+func TestLinkBothDial(t *testing.T) {
+	p := &pair{map[string]mesh.Config{}, map[string]mesh.Deps{}, map[string]*mesh.Node{}, map[string]func(){}}
+	addr := map[string]string{}
+	for _, name := range []string{"a", "b"} {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		addr[name] = ln.Addr().String()
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, other := range map[string]string{"a": "b", "b": "a"} {
+		cfg := local()
+		cfg.Links.Listen = addr[name]
+		cfg.Links.Sites = []mesh.Link{{
+			Name: other, URLs: []string{"nats://" + addr[other]}, Secret: wefttest.Secret,
+			Export: []string{">"}, Import: []string{">"},
+		}}
+		p.node[name] = wefttest.Start(t, cfg, wefttest.Deps(t, name))
+	}
+	wefttest.Eventually(t, 60*time.Second, "b to leave dialling to a", func() bool {
+		a, errA := p.node["a"].Status(t.Context())
+		b, errB := p.node["b"].Status(t.Context())
+		return errA == nil && errB == nil && a.Links[0].Up && b.Links[0].Up && a.Links[0].Dials && !b.Links[0].Dials
+	})
+	publish(t, p.node["a"].Bus(), "orders.created", "a", 500)
+	publish(t, p.node["b"].Bus(), "orders.created", "b", 500)
+	level(t, p.node["a"].Bus(), p.node["b"].Bus(), 1000)
 }

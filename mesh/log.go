@@ -31,9 +31,11 @@ func (l *serverLog) Warnf(format string, v ...any) {
 // Errorf takes errors; the server goes on.
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	if strings.Contains(text, "Error trying to connect as leafnode") {
-		l.log.Debug("nats server", "text", text) // the link reports its own state
-		return
+	for _, routine := range []string{"Error trying to connect as leafnode", "Error flushing"} {
+		if strings.Contains(text, routine) {
+			l.log.Debug("nats server", "text", text) // a connection ended: links report their own state
+			return
+		}
 	}
 	l.log.Error("nats server", "text", text)
 }

@@ -44,7 +44,7 @@ type Links struct {
 // Link is the agreement with one other site. Both sites have one.
 type Link struct {
 	Name   string      `yaml:"name" doc:"Name of the other site"`
-	URLs   []string    `yaml:"urls" doc:"Link addresses of the other site, such as nats://iad.example:7422; give them on the side that dials and nowhere else"`
+	URLs   []string    `yaml:"urls" doc:"Link addresses of the other site, such as nats://iad.example:7422; empty: the other site dials. If both could, the site whose name comes first does"`
 	Secret conf.Secret `yaml:"secret" doc:"Shared secret of the two sites, at least 16 characters"`
 	Export []string    `yaml:"export" doc:"Subjects of this site's events that the other site may have"`
 	Import []string    `yaml:"import" doc:"Subjects wanted from the other site"`

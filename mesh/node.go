@@ -39,6 +39,7 @@ type Node struct {
 	bus     *bus.Bus
 	ready   chan struct{}
 	links   []*link
+	keys    keys
 	sources sync.Mutex // held while the sources of EVENTS are changed
 	metrics *metrics
 
@@ -55,7 +56,7 @@ func New(cfg Config, d Deps) (*Node, error) {
 	if !cfg.Events.GroupCommit {
 		opts = append(opts, bus.PerMessage())
 	}
-	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), ready: make(chan struct{})}
+	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), ready: make(chan struct{})}
 	for _, l := range cfg.Links.Sites {
 		if l.Name == d.Site {
 			return nil, fmt.Errorf("mesh configuration: %w", conf.Field("links.sites", "a site cannot be linked to itself: "+l.Name))
@@ -175,14 +176,10 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 	if err := n.probePorts(ctx); err != nil {
 		return nil, err
 	}
-	keys := newKeys()
-	opts := new(server.Options)
-	if err := opts.ProcessConfigString(n.settings(keys)); err != nil {
-		return nil, fmt.Errorf("configure nats server: %w", err)
+	opts, err := n.options()
+	if err != nil {
+		return nil, err
 	}
-	opts.NoSigs, opts.NoLog = true, true
-	opts.DontListen = n.cfg.Client.Listen == ""
-	opts.LameDuckGracePeriod, opts.LameDuckDuration = 50*time.Millisecond, time.Second
 	srv, err := server.NewServer(opts)
 	if err != nil {
 		return nil, fmt.Errorf("make nats server: %w", err)
@@ -195,12 +192,40 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, err
 	}
 	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("weft "+n.Node),
-		nats.UserInfo(nodeUser, keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+		nats.UserInfo(nodeUser, n.keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
 	if err != nil {
 		s.stop()
 		return nil, fmt.Errorf("connect to own server: %w", err)
 	}
 	return s, nil
+}
+
+// options are the server's, from its settings and what text cannot say.
+func (n *Node) options() (*server.Options, error) {
+	opts := new(server.Options)
+	if err := opts.ProcessConfigString(n.settings(n.keys)); err != nil {
+		return nil, fmt.Errorf("configure nats server: %w", err)
+	}
+	opts.NoSigs, opts.NoLog = true, true
+	opts.DontListen = n.cfg.Client.Listen == ""
+	opts.LameDuckGracePeriod, opts.LameDuckDuration = 50*time.Millisecond, time.Second
+	return opts, nil
+}
+
+// reload brings changed settings to the running server.
+func (n *Node) reload() error {
+	opts, err := n.options()
+	if err != nil {
+		return err
+	}
+	s := n.server()
+	if s == nil {
+		return errNotReady
+	}
+	if err := s.ReloadOptions(opts); err != nil {
+		return fmt.Errorf("reload nats server: %w", err)
+	}
+	return nil
 }
 
 func (s *embedded) waitReady(ctx context.Context) error {

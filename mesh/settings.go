@@ -144,12 +144,12 @@ func (n *Node) leafnodes(w func(string, ...any)) {
 		w("  listen: %q", natsAddr(n.cfg.Links.Listen))
 	}
 	w("  remotes: [")
-	for _, l := range n.cfg.Links.Sites {
-		if len(l.URLs) == 0 {
+	for _, l := range n.links {
+		if !l.dials() {
 			continue
 		}
 		w("    {urls: [%s], account: %s, isolate_leafnode_interest: true, request_isolation: true, ignore_discovered_servers: true}",
-			quoted(n.remoteURLs(l)), account)
+			quoted(n.remoteURLs(l.Link)), account)
 	}
 	w("  ]\n}")
 }

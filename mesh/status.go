@@ -114,7 +114,7 @@ func (l *link) status(ctx context.Context, info *jetstream.StreamInfo) LinkStatu
 	s := l.state
 	l.mu.Unlock()
 	st := LinkStatus{
-		Site: l.Name, Node: s.peer.Node, Version: s.peer.Version, Dials: len(l.URLs) > 0,
+		Site: l.Name, Node: s.peer.Node, Version: s.peer.Version, Dials: len(l.URLs) > 0 && !s.yields,
 		Up: s.up, Since: s.since, RTTMs: float64(s.rtt.Microseconds()) / 1000,
 		Exports: slices.Concat([]string{}, l.Export), Imports: slices.Concat([]string{}, s.importer), Problem: s.problem,
 	}
