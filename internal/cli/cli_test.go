@@ -223,3 +223,15 @@ func TestServerThatGoesAwayIsToldAtOnce(t *testing.T) {
 		t.Errorf("failure = %v, want that no node answers", r.failure)
 	}
 }
+
+func TestExampleFilesAreValid(t *testing.T) {
+	for file, kind := range map[string]string{"weft.yaml": "node", "sidecar.yaml": "sidecar"} {
+		var errs bytes.Buffer
+		err := Run(t.Context(), []string{"check", "-c", filepath.Join("..", "..", "examples", file), "--kind", kind}, Env{
+			Stdout: io.Discard, Stderr: &errs, Lookup: func(string) (string, bool) { return "a-secret-of-some-length", true },
+		})
+		if err != nil {
+			t.Errorf("examples/%s: %v", file, err)
+		}
+	}
+}
