@@ -71,56 +71,69 @@ func TestFromNATSOfAWeftMessage(t *testing.T) {
 	}
 }
 
-// TestFromNATSOfNativeMessages covers what NATS clients publish that know
-// nothing of Weft, or get CloudEvents wrong.
+// native is a message of a NATS client that knows nothing of Weft, or gets
+// CloudEvents wrong, and the event it becomes.
+type native struct {
+	name   string
+	header map[string][]string
+	data   string
+	want   event.Event
+}
+
+const filledTime = "2026-01-02T15:04:05.123456Z"
+
+// plain is the event of a native message, changed by f.
+func plain(f func(e *event.Event)) event.Event {
+	e := event.Event{ID: "EVENTS:7", Source: "/nats/fra", Type: "plain.subject", Time: filledTime, Data: []byte("x")}
+	f(&e)
+	return e
+}
+
 func TestFromNATSOfNativeMessages(t *testing.T) {
-	const filled = "2026-01-02T15:04:05.123456Z"
-	plain := event.Event{ID: "EVENTS:7", Source: "/nats/fra", Type: "plain.subject", Time: filled, Data: []byte("x")}
-	with := func(f func(e *event.Event)) event.Event { e := plain; f(&e); return e }
-	tests := []struct {
-		name   string
-		header map[string][]string
-		data   string
-		want   event.Event
-	}{
-		{"nothing", nil, "x", plain},
-		{"message id", map[string][]string{"Nats-Msg-Id": {"m1"}}, "x", with(func(e *event.Event) { e.ID = "m1" })},
+	testNative(t, []native{
+		{"nothing", nil, "x", plain(func(*event.Event) {})},
+		{"message id", map[string][]string{"Nats-Msg-Id": {"m1"}}, "x", plain(func(e *event.Event) { e.ID = "m1" })},
 		{
 			"imported from another site",
 			map[string][]string{"Nats-Stream-Source": {"EVENTS:abc 42 > > plain.subject"}},
-			"x", with(func(e *event.Event) { e.ID = "EVENTS:42" }),
+			"x", plain(func(e *event.Event) { e.ID = "EVENTS:42" }),
 		},
-		{"import position that is none", map[string][]string{"Nats-Stream-Source": {"a b"}}, "x", plain},
-		{"content type", map[string][]string{"content-type": {"text/plain"}}, "x", with(func(e *event.Event) { e.DataContentType = "text/plain" })},
-		{"content type that is none", map[string][]string{"Content-Type": {"a\tb"}}, "x", plain},
+		{"import position that is none", map[string][]string{"Nats-Stream-Source": {"a b"}}, "x", plain(func(*event.Event) {})},
+		{"content type", map[string][]string{"content-type": {"text/plain"}}, "x", plain(func(e *event.Event) { e.DataContentType = "text/plain" })},
+		{"content type that is none", map[string][]string{"Content-Type": {"a\tb"}}, "x", plain(func(*event.Event) {})},
 		{
 			"own headers, those of NATS dropped",
 			map[string][]string{"X-A": {"1", "2"}, "Nats-TTL": {"1s"}, "Empty": {}},
-			"x", with(func(e *event.Event) { e.Headers = map[string][]string{"X-A": {"1", "2"}} }),
+			"x", plain(func(e *event.Event) { e.Headers = map[string][]string{"X-A": {"1", "2"}} }),
 		},
 		{
 			"trace and correlation headers",
 			map[string][]string{"Traceparent": {"00-a-b-01"}, "tracestate": {"k=v"}, "Weft-Correlation-Id": {"c"}},
-			"x", with(func(e *event.Event) {
+			"x", plain(func(e *event.Event) {
 				e.Extensions = map[string]string{"traceparent": "00-a-b-01", "tracestate": "k=v", "correlationid": "c"}
 			}),
 		},
 		{
 			"an attribute wins over the plain header",
 			map[string][]string{"traceparent": {"header"}, "ce-traceparent": {"attribute"}},
-			"x", with(func(e *event.Event) { e.Extensions = map[string]string{"traceparent": "attribute"} }),
+			"x", plain(func(e *event.Event) { e.Extensions = map[string]string{"traceparent": "attribute"} }),
 		},
 		{
 			"any case, the usual one first",
 			map[string][]string{"CE-ID": {"A"}, "ce-id": {"b"}, "Ce-Type": {"t"}},
-			"x", with(func(e *event.Event) {
+			"x", plain(func(e *event.Event) {
 				e.ID, e.Type, e.Headers = "b", "t", map[string][]string{"CE-ID": {"A"}}
 			}),
 		},
+	})
+}
+
+func TestFromNATSOfBrokenEvents(t *testing.T) {
+	testNative(t, []native{
 		{
 			"names that are no attribute",
 			map[string][]string{"ce-a\"b": {"1"}, "ce-": {"2"}, "ce-data": {"3"}, "ce-\u212aa": {"4"}},
-			"x", with(func(e *event.Event) {
+			"x", plain(func(e *event.Event) {
 				e.Headers = map[string][]string{"ce-a\"b": {"1"}, "ce-": {"2"}, "ce-data": {"3"}, "ce-\u212aa": {"4"}}
 			}),
 		},
@@ -130,7 +143,7 @@ func TestFromNATSOfNativeMessages(t *testing.T) {
 				"ce-type": {"a%0d%0ab"}, "ce-source": {"http://[::1"}, "ce-time": {"noon"}, "ce-dataschema": {"rel"},
 				"Ce-Datacontenttype": {"json"}, "ce-specversion": {"0.3"}, "ce-subject": {"%ff"},
 			},
-			"x", with(func(e *event.Event) {
+			"x", plain(func(e *event.Event) {
 				e.Headers = map[string][]string{
 					"ce-type": {"a%0d%0ab"}, "ce-source": {"http://[::1"}, "ce-time": {"noon"}, "ce-dataschema": {"rel"},
 					"Ce-Datacontenttype": {"json"}, "ce-specversion": {"0.3"}, "ce-subject": {"%ff"},
@@ -142,28 +155,32 @@ func TestFromNATSOfNativeMessages(t *testing.T) {
 			map[string][]string{"Content-Type": {"application/cloudevents+json; charset=UTF-8"}, "traceparent": {"00-a-b-01"}},
 			`{"specversion":"1.0","id":"s","source":"/s","type":"t","data":[1]}`,
 			event.Event{
-				ID: "s", Source: "/s", Type: "t", Time: filled, Data: []byte("[1]"),
+				ID: "s", Source: "/s", Type: "t", Time: filledTime, Data: []byte("[1]"),
 				Extensions: map[string]string{"traceparent": "00-a-b-01"},
 			},
 		},
 		{
 			"structured without a content type", nil, `{"specversion":"1.0","id":"s","source":"/s","type":"t"}`,
-			event.Event{ID: "s", Source: "/s", Type: "t", Time: filled},
+			event.Event{ID: "s", Source: "/s", Type: "t", Time: filledTime},
 		},
 		{
 			"structured that is not valid stays data",
 			map[string][]string{"Content-Type": {"application/cloudevents+json"}},
 			`{"specversion":"1.0","id":"s"}`,
 			event.Event{
-				ID: "EVENTS:7", Source: "/nats/fra", Type: "plain.subject", Time: filled,
+				ID: "EVENTS:7", Source: "/nats/fra", Type: "plain.subject", Time: filledTime,
 				DataContentType: "application/cloudevents+json", Data: []byte(`{"specversion":"1.0","id":"s"}`),
 			},
 		},
 		{
 			"JSON that only speaks of versions", nil, `{"specversion":"1.0"}`,
-			with(func(e *event.Event) { e.Data = []byte(`{"specversion":"1.0"}`) }),
+			plain(func(e *event.Event) { e.Data = []byte(`{"specversion":"1.0"}`) }),
 		},
-	}
+	})
+}
+
+func testNative(t *testing.T, tests []native) {
+	t.Helper()
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got := event.FromNATS(event.NATSMessage{

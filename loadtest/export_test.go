@@ -38,11 +38,19 @@ func Responses(nc net.Conn) (statuses []int, bodies []string, last error) {
 	}
 }
 
-// Body is an event's data with its stamp set.
-func Body(run string, key, size int, seq uint64, sent time.Time) []byte {
-	b, seqAt, sentAt := appendBody(nil, run, key, size)
-	putDigits(b[seqAt:seqAt+seqLen], seq)
-	putDigits(b[sentAt:sentAt+sentLen], uint64(sent.UnixNano()))
+// Stamp is what an event's data says of itself.
+type Stamp struct {
+	Run  string
+	Key  int
+	Seq  uint64
+	Sent time.Time
+}
+
+// Body is an event's data of the given size with its stamp set.
+func (s Stamp) Body(size int) []byte {
+	b, seqAt, sentAt := appendBody(nil, s.Run, s.Key, size)
+	putDigits(b[seqAt:seqAt+seqLen], s.Seq)
+	putDigits(b[sentAt:sentAt+sentLen], uint64(s.Sent.UnixNano()))
 	return b
 }
 

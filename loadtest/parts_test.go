@@ -87,15 +87,15 @@ func FuzzResponses(f *testing.F) {
 
 func TestStamps(t *testing.T) {
 	sent := time.Unix(0, 1767366245123456789)
-	one := loadtest.Body("0a1b2c3d", 42, 200, 123456789012, sent)
+	one := loadtest.Stamp{"0a1b2c3d", 42, 123456789012, sent}.Body(200)
 	if !json.Valid(one) || len(one) != 200 {
 		t.Fatalf("%d bytes, valid %v: %s", len(one), json.Valid(one), one)
 	}
-	small := loadtest.Body("0a1b2c3d", 1, 0, 7, sent)
+	small := loadtest.Stamp{"0a1b2c3d", 1, 7, sent}.Body(0)
 	if !json.Valid(small) {
 		t.Fatalf("the smallest body is no JSON: %s", small)
 	}
-	other := loadtest.Body("ffffffff", 9, 100, 9, sent)
+	other := loadtest.Stamp{"ffffffff", 9, 9, sent}.Body(100)
 	e := event.Event{ID: "1", Source: "/s", Type: "t", Data: small}
 	all := slices.Concat([]byte(`[["1:2",`), one, other, e.AppendJSON(nil), []byte(`{"weftload":"0a1b2c3d/00`))
 	keys, seqs, times := loadtest.Stamps("0a1b2c3d", all)

@@ -155,11 +155,11 @@ func verify(secret []byte, h http.Header, body []byte) bool {
 func (w *webhooks) create(ctx context.Context) error {
 	for k := range w.cfg.Endpoints {
 		var made struct{ ID, Secret string }
-		err := w.cfg.call(ctx, http.MethodPost, "/v1/webhooks", map[string]any{
+		err := w.cfg.call(ctx, apiCall{method: http.MethodPost, path: "/v1/webhooks", out: &made, in: map[string]any{
 			"url":         "http://" + w.addr + "/" + strconv.Itoa(k),
 			"subjects":    []string{w.pump.streams[k].subject},
 			"description": "weft load, run " + w.pump.run,
-		}, &made)
+		}})
 		if err != nil {
 			return fmt.Errorf("create webhook %d of %d: %w", k+1, w.cfg.Endpoints, err)
 		}
@@ -177,26 +177,31 @@ func (w *webhooks) create(ctx context.Context) error {
 func (w *webhooks) remove(ctx context.Context) {
 	w.removed.Do(func() {
 		for _, h := range w.hooks {
-			if err := w.cfg.call(ctx, http.MethodDelete, "/v1/webhooks/"+url.PathEscape(h.id), nil, nil); err != nil {
+			if err := w.cfg.call(ctx, apiCall{method: http.MethodDelete, path: "/v1/webhooks/" + url.PathEscape(h.id)}); err != nil {
 				w.pump.errs.add("delete webhook: " + kindOf(err))
 			}
 		}
 	})
 }
 
-// call is one JSON call of a node's API.
-func (t Target) call(ctx context.Context, method, path string, in, out any) error {
+// apiCall is one JSON call of a node's API; in and out may be nil.
+type apiCall struct {
+	method, path string
+	in, out      any
+}
+
+func (t Target) call(ctx context.Context, c apiCall) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
+	if c.in != nil {
+		b, err := json.Marshal(c.in)
 		if err != nil {
 			return err
 		}
 		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, trimSlash(t.Server)+path, body)
+	req, err := http.NewRequestWithContext(ctx, c.method, trimSlash(t.Server)+c.path, body)
 	if err != nil {
 		return err
 	}
@@ -214,12 +219,12 @@ func (t Target) call(ctx context.Context, method, path string, in, out any) erro
 		return err
 	}
 	if resp.StatusCode >= 300 {
-		return fmt.Errorf("%s %s: %s: %s", method, path, resp.Status, problemText(answer))
+		return fmt.Errorf("%s %s: %s: %s", c.method, c.path, resp.Status, problemText(answer))
 	}
-	if out == nil {
+	if c.out == nil {
 		return nil
 	}
-	return json.Unmarshal(answer, out)
+	return json.Unmarshal(answer, c.out)
 }
 
 func problemText(answer []byte) string {
