@@ -1,0 +1,216 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+)
+
+// pubAck is what the server answers to a publish or a batch.
+type pubAck struct {
+	Seq       uint64    `json:"seq"`
+	Duplicate bool      `json:"duplicate"`
+	Count     int       `json:"count"`
+	Error     *apiError `json:"error"`
+}
+
+// batch sends the group as one atomic batch and returns the last sequence.
+func (c *committer) batch(ctx context.Context, group []*item) (uint64, error) {
+	c.bus.m.batches.Observe(float64(len(group)))
+	id := []string{nuid.Next()}
+	reply := c.nextReply()
+	for i, it := range group {
+		h := it.msg.Header
+		h[headerBatchID] = id
+		h[headerBatchSeq] = sequences[i : i+1 : i+1]
+		it.msg.Reply = ""
+		if i == len(group)-1 {
+			h[headerBatchCommit] = sequences[0:1:1]
+			it.msg.Reply = reply + "0"
+		}
+	}
+	err := c.send(group)
+	for _, it := range group {
+		delete(it.msg.Header, headerBatchID)
+		delete(it.msg.Header, headerBatchSeq)
+		delete(it.msg.Header, headerBatchCommit)
+	}
+	if err != nil {
+		return 0, err
+	}
+	timer := time.NewTimer(ackWait)
+	defer timer.Stop()
+	for {
+		select {
+		case m := <-c.acks:
+			if !strings.HasPrefix(m.Subject, reply) {
+				continue
+			}
+			ack, err := readAck(m)
+			if err == nil && ack.Error != nil {
+				err = ack.Error
+			}
+			if err == nil && ack.Count != len(group) {
+				err = fmt.Errorf("%w: batch of %d acknowledged as %d", errNoAnswer, len(group), ack.Count)
+			}
+			return ack.Seq, err
+		case <-c.lost:
+			return 0, errNoAnswer
+		case <-timer.C:
+			return 0, errNoAnswer
+		}
+	}
+}
+
+// sequences are the values of the batch sequence header, made once.
+var sequences = func() (s [batchEvents]string) {
+	for i := range s {
+		s[i] = strconv.Itoa(i + 1)
+	}
+	return s
+}()
+
+func (c *committer) send(group []*item) error {
+	for _, it := range group {
+		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
+			mapped, again := sendError(err)
+			if again {
+				return fmt.Errorf("%w: %w", errNoAnswer, err)
+			}
+			return mapped
+		}
+	}
+	return nil
+}
+
+// single publishes items one by one, without waiting between them, and repeats
+// those without an answer. Message ids keep a repetition from being stored twice.
+func (c *committer) single(ctx context.Context, group []*item) {
+	c.bus.m.batches.Observe(float64(len(group)))
+	pending := append([]*item(nil), group...)
+	for first := true; len(pending) > 0; first = false {
+		if !first {
+			c.bus.m.retried.Add(float64(len(pending)))
+			if pending = c.giveUp(ctx, pending); len(pending) == 0 {
+				return
+			}
+			pause(ctx, retryPause)
+		}
+		pending = c.attemptSingles(pending)
+	}
+}
+
+// attemptSingles sends items and returns those that got no final answer.
+func (c *committer) attemptSingles(pending []*item) []*item {
+	reply := c.nextReply()
+	open := 0
+	for i, it := range pending {
+		it.msg.Reply = reply + strconv.Itoa(i)
+		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
+			mapped, again := sendError(err)
+			if again {
+				it.cause = mapped
+				break // this one and the rest are tried again
+			}
+			c.bus.failed(it, mapped)
+			pending[i] = nil
+			continue
+		}
+		open++
+	}
+	timer := time.NewTimer(ackWait)
+	defer timer.Stop()
+wait:
+	for open > 0 {
+		select {
+		case m := <-c.acks:
+			token, ok := strings.CutPrefix(m.Subject, reply)
+			i, err := strconv.Atoi(token)
+			if !ok || err != nil || i >= len(pending) || pending[i] == nil {
+				continue
+			}
+			open--
+			if c.answer(pending[i], m) {
+				pending[i] = nil
+			}
+		case <-c.lost:
+			break wait
+		case <-timer.C:
+			break wait
+		}
+	}
+	left := pending[:0]
+	for _, it := range pending {
+		if it != nil {
+			left = append(left, it)
+		}
+	}
+	return left
+}
+
+// answer settles an item by the server's answer; false means try again.
+func (c *committer) answer(it *item, m *nats.Msg) bool {
+	ack, err := readAck(m)
+	switch {
+	case err != nil:
+		it.cause = err
+		return false
+	case ack.Error != nil && ack.Error.ErrCode == codeNotLeader:
+		it.cause = ack.Error
+		return false
+	case ack.Error != nil:
+		c.bus.failed(it, refusal(ack.Error))
+	default:
+		c.bus.stored(it, ack.Seq, ack.Duplicate)
+	}
+	return true
+}
+
+// giveUp ends the items whose caller is gone or whose time is over.
+func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
+	left := pending[:0]
+	for _, it := range pending {
+		cause := it.cause
+		if cause == nil {
+			cause = errNoAnswer
+		}
+		switch {
+		case it.ctx.Err() != nil:
+			c.bus.failed(it, it.ctx.Err())
+		case ctx.Err() != nil || time.Since(it.queuedAt) > patience:
+			c.bus.failed(it, fmt.Errorf("%w: %w", ErrUnavailable, cause))
+		default:
+			left = append(left, it)
+		}
+	}
+	return left
+}
+
+// nextReply begins an attempt: answers to earlier ones no longer count, nor does
+// a connection lost before.
+func (c *committer) nextReply() string {
+	select {
+	case <-c.lost:
+	default:
+	}
+	c.attempt++
+	return c.inbox + "." + strconv.FormatUint(c.attempt, 36) + "-"
+}
+
+// readAck decodes an answer; an error means that it is none and to try again.
+func readAck(m *nats.Msg) (pubAck, error) {
+	if m.Header.Get("Status") == "503" {
+		return pubAck{}, fmt.Errorf("%w: no stream takes the subject", errNoAnswer)
+	}
+	var ack pubAck
+	if err := json.Unmarshal(m.Data, &ack); err != nil {
+		return ack, fmt.Errorf("%w: %w", errNoAnswer, err)
+	}
+	return ack, nil
+}
