@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/httpd"
 	"weft.dev/weft/sidecar/policy"
 )
 
@@ -152,9 +153,9 @@ func (p *Proxy) ready(w http.ResponseWriter, _ *http.Request) {
 		r.Reasons = append(r.Reasons, why)
 	}
 	r.Ready = len(r.Reasons) == 0
-	w.Header().Set("Content-Type", "application/json")
+	status := http.StatusOK
 	if !r.Ready {
-		w.WriteHeader(http.StatusServiceUnavailable)
+		status = http.StatusServiceUnavailable
 	}
-	_ = json.NewEncoder(w).Encode(r) // who asked is gone
+	httpd.WriteJSON(w, status, r)
 }

@@ -33,13 +33,13 @@ func TestMain(m *testing.M) {
 // soon waits until ok holds.
 func soon(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(15 * time.Second)
+	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for !ok() {
 		select {
 		case <-deadline:
-			t.Fatalf("not within 15s: %s", what)
+			t.Fatalf("not within 30s: %s", what)
 		case <-tick.C:
 		}
 	}

@@ -98,6 +98,10 @@ func TestUpstreamComesAndGoes(t *testing.T) {
 	if r, why := get(t, sc.admin+"/readyz"); r.StatusCode != 503 || !strings.Contains(why, "not connected to the mesh") {
 		t.Errorf("readyz = %d, %s", r.StatusCode, why)
 	}
+	soon(t, "its span dropped and counted", func() bool {
+		_, page := get(t, sc.admin+"/metrics")
+		return metric(page, `weft_sidecar_spans_total{result="dropped"}`) == 1
+	})
 	for range 2 {
 		s.start()
 		soon(t, "published", func() bool {

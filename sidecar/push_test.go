@@ -288,3 +288,22 @@ func TestNeverDeadLetter(t *testing.T) {
 		t.Errorf("dead letters = %d", n)
 	}
 }
+
+// A call may take longer than the node waits for an acknowledgement: the event
+// is kept and no other pod gets it.
+func TestLongCallIsKept(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes as long as the node's patience")
+	}
+	t.Parallel()
+	s, a := newSite(t), newApp(t)
+	a.answers(func(_ http.ResponseWriter, _ call) { <-time.After(12 * time.Second) })
+	s.publish("orders.created", "one")
+	cfg := a.config(s, "    timeout: 1m")
+	start(t, cfg)
+	start(t, cfg)
+	soon(t, "acknowledged", func() bool { return s.pending(durable) == 0 })
+	if n := len(a.seen()); n != 1 {
+		t.Errorf("calls = %d, want 1", n)
+	}
+}

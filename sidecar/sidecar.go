@@ -57,7 +57,7 @@ func New(cfg Config, d Deps) (*Proxy, error) {
 	p := &Proxy{cfg: cfg, log: d.Log, instance: instanceName(), started: time.Now()}
 	p.up = &upstream{cfg: cfg.Upstream, name: "weft-sidecar " + cfg.App.ID, first: make(chan struct{})}
 	m := newMetrics(d.Metrics, func() bool { return p.up.reason() == "" })
-	p.spans = newSpans(cfg.App.ID, p.instance, cfg.Telemetry.Traces.Sample, p.up, m)
+	p.spans = newSpans(cfg, p.instance, p.up, m)
 	scope := obs.Scope{Log: d.Log, Metrics: d.Metrics, Tracer: p.spans.provider.Tracer("weft.dev/weft/sidecar")}
 	p.up.Scope = scope
 	causes := newCauses(p.longestCall() + causeAge)

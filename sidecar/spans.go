@@ -39,14 +39,14 @@ type spans struct {
 	closed   atomic.Bool
 }
 
-func newSpans(app, instance string, sample float64, up *upstream, m *metrics) *spans {
+func newSpans(cfg Config, instance string, up *upstream, m *metrics) *spans {
 	s := &spans{up: up, queue: make(chan sdktrace.ReadOnlySpan, spanQueue), metrics: m}
 	s.exporter = otlptrace.NewUnstarted(s)
 	s.provider = sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(s),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(sample))),
+		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.Telemetry.Traces.Sample))),
 		sdktrace.WithResource(resource.NewSchemaless(
-			attribute.String("service.name", app),
+			attribute.String("service.name", cfg.App.ID),
 			attribute.String("service.instance.id", instance),
 		)),
 	)
