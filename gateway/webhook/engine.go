@@ -52,13 +52,15 @@ type engine struct {
 	wg      sync.WaitGroup  // workers, readers, keepers
 	readers chan struct{}   // tokens, maxReaders
 	keep    chan struct{}   // capacity 1: some track is dirty
+	counted chan struct{}   // capacity 1: the number of tracks changed
 
 	mu       sync.Mutex // guards all below and the lanes
 	began    time.Time
 	closing  bool // no attempt begins any more
 	tracks   map[string]*track
 	index    index
-	base     uint64 // the stream's end when the term began: up to here lanes read by cursor
+	idle     bool   // there is no consumer; base and head mean nothing, no lane reads
+	base     uint64 // the stream's end when the consumer began: up to here lanes read by cursor
 	head     uint64 // last sequence offered to the lanes
 	first    uint64 // the stream's start, as last seen
 	flights  map[uint64]*flight
@@ -78,7 +80,7 @@ type flight struct {
 func newEngine(ctx context.Context, s *Service, st *stores, l *lease) *engine {
 	e := &engine{
 		Service: s, st: st, lease: l, limits: s.cfg.limits(), ctx: ctx,
-		readers: make(chan struct{}, maxReaders), keep: make(chan struct{}, 1),
+		readers: make(chan struct{}, maxReaders), keep: make(chan struct{}, 1), counted: make(chan struct{}, 1), idle: true,
 		began: time.Now(), tracks: map[string]*track{}, flights: map[uint64]*flight{}, retries: &retries{js: st.js, log: s.Log},
 	}
 	e.journal = newJournal(st.js, s.Log, e.settleAll)
@@ -143,24 +145,6 @@ func (e *engine) stop() {
 	}
 }
 
-// consume takes the events of the stream; an interrupted consumer is opened
-// again.
-func (e *engine) consume(ctx context.Context) {
-	// From all: the consumer must have no gap after base, where the lanes'
-	// cursors end; what lies before is acknowledged without being sent.
-	cfg := bus.ConsumeConfig{
-		Durable: durableEvents, Patterns: []string{">"}, AckWait: eventsAckWait, MaxAckPending: eventsPending, From: "all",
-	}
-	for ctx.Err() == nil {
-		err := e.Source.Consume(ctx, cfg, e.dispatch)
-		if ctx.Err() != nil {
-			return
-		}
-		e.Log.WarnContext(ctx, "webhook consumer interrupted", "err", err)
-		pause(ctx, time.Second)
-	}
-}
-
 // dispatch offers one event to every endpoint that wants it. It does no I/O
 // but the acknowledgement, which waits for nobody.
 func (e *engine) dispatch(_ context.Context, d *bus.Delivery) error {
@@ -205,8 +189,8 @@ func (e *engine) dispatch(_ context.Context, d *bus.Delivery) error {
 }
 
 // offer hands an event to one lane and notes whether the lane needs it to stay
-// unacknowledged. Events from before the term are never offered: all lanes
-// read those by their cursors. The caller holds mu.
+// unacknowledged. Events up to base are never offered: all lanes read those
+// by their cursors. The caller holds mu.
 func (e *engine) offer(t *track, f *flight, p *payload, now time.Time) {
 	took := false
 	if p.Seq > e.base {

@@ -12,7 +12,7 @@ import (
 // read starts the reader of a lagging lane, or lets the lane be live if there
 // is nothing to read. The caller holds mu.
 func (e *engine) read(t *track, now time.Time) {
-	if e.closing || t.gone || t.reading || t.Mode() != lane.Lagging {
+	if e.closing || e.idle || t.gone || t.reading || t.Mode() != lane.Lagging {
 		return
 	}
 	if e.meet(t, now) {
@@ -40,7 +40,7 @@ func (e *engine) reader(t *track) {
 		now := time.Now()
 		e.mu.Lock()
 		after, n, ok := t.Wants(now)
-		if e.closing || t.gone || e.meet(t, now) || !ok || after >= e.head {
+		if e.closing || e.idle || t.gone || e.meet(t, now) || !ok || after >= e.head {
 			t.reading = false
 			e.mu.Unlock()
 			return

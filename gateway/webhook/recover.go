@@ -46,9 +46,6 @@ func (e *engine) recover(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	e.base, e.head, e.first = info.Last, info.Last, info.First
-	e.mu.Unlock()
 	eps, states := e.st.observe(e.changed)
 	e.mu.Lock()
 	defer e.mu.Unlock()

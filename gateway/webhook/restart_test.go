@@ -163,6 +163,32 @@ func TestReplay(t *testing.T) {
 	}
 }
 
+// TestIdle has no consumer while there is no endpoint, and no gap when one
+// comes and goes.
+func TestIdle(t *testing.T) {
+	n := newNode(t)
+	g := start(t, n.bus, config())
+	consumers := func() int {
+		s, err := n.bus.JetStream().Stream(t.Context(), bus.Stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.CachedInfo().State.Consumers
+	}
+	rc := receive(t, nil)
+	for round := 1; round <= 3; round++ {
+		wefttest.Eventually(t, 5*time.Second, "idle", func() bool { return consumers() == 0 })
+		publish(t, n.bus, "a", 5)
+		h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
+		publish(t, n.bus, "a", 5)
+		wefttest.Eventually(t, 10*time.Second, "all since the endpoint was made", func() bool { return len(rc.all()) == 5*round })
+		if consumers() != 1 {
+			t.Errorf("%d consumers, want 1", consumers())
+		}
+		g.call(http.MethodDelete, "/v1/webhooks/"+h.ID, nil, nil)
+	}
+}
+
 // TestExpiredIsCounted lets retention take events from a disabled endpoint.
 func TestExpiredIsCounted(t *testing.T) {
 	n := newNode(t)

@@ -48,6 +48,7 @@ func (e *engine) add(ep *endpoint, s state, known bool, floor uint64) *track {
 	t.Lane = lane.New(e.limits, start)
 	e.tracks[ep.ID] = t
 	e.index.stale = true
+	signal(e.counted)
 	return t
 }
 
@@ -82,6 +83,7 @@ func (e *engine) drop(t *track) {
 	t.gone = true
 	delete(e.tracks, t.ep.ID)
 	e.index.stale = true
+	signal(e.counted)
 	if t.timer != nil {
 		t.timer.Stop()
 	}
