@@ -17,3 +17,9 @@ func NewWith(cfg Config, d Deps, e Ends) *Service {
 	})
 	return &Service{relays: []*relay{r}}
 }
+
+// The two ends at the mesh.
+var (
+	NewMeshSource = newMeshSource
+	NewMeshSink   = newMeshSink
+)

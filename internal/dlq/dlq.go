@@ -114,7 +114,7 @@ func (l Letter) Message(maxPayload int64) *nats.Msg {
 
 // line makes a header value of an error.
 func line(s string) string {
-	s = strings.Join(strings.Fields(strings.ToValidUTF8(s, "?")), " ")
+	s = strings.Join(strings.FieldsFunc(strings.ToValidUTF8(s, "?"), func(r rune) bool { return r <= ' ' || r == 0x7f }), " ")
 	if len(s) > maxError {
 		s = strings.ToValidUTF8(s[:maxError], "")
 	}
