@@ -75,6 +75,9 @@ func (b *Bus) Consume(ctx context.Context, cfg ConsumeConfig, h func(context.Con
 	}
 }
 
+// maxMissed heartbeats, 10 s apart, before a consumer is looked up again.
+const maxMissed = 3
+
 func (b *Bus) consumeOnce(ctx context.Context, cfg ConsumeConfig, h func(context.Context, *Delivery) error) error {
 	cons, err := b.ensureConsumer(ctx, cfg)
 	if err != nil {
@@ -84,7 +87,7 @@ func (b *Bus) consumeOnce(ctx context.Context, cfg ConsumeConfig, h func(context
 	if err != nil {
 		return fmt.Errorf("start consumer: %w", err)
 	}
-	defer it.Stop()
+	defer giveBack(it)
 	for {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if errors.Is(err, jetstream.ErrNoHeartbeat) || errors.Is(err, nats.ErrDisconnected) {
@@ -100,6 +103,19 @@ func (b *Bus) consumeOnce(ctx context.Context, cfg ConsumeConfig, h func(context
 		d := &Delivery{Stored: s, Attempt: attempt(m), msg: m}
 		if err := h(ctx, d); err != nil {
 			return &handlerError{err}
+		}
+	}
+}
+
+// giveBack ends a pull and returns what it has fetched and not handed over, which
+// would otherwise come again only after AckWait.
+func giveBack(it jetstream.MessagesContext) {
+	it.Drain()
+	for {
+		m, err := it.Next()
+		if err != nil || m.Nak() != nil {
+			it.Stop()
+			return
 		}
 	}
 }
