@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"weft.dev/weft/bridge/driver"
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
@@ -22,7 +23,8 @@ const (
 
 // meshSource reads the site's stream by a durable consumer that the nodes of the
 // site share. Its one lane is the stream. While an event is in work its delivery
-// is renewed, so it comes again only after a crash.
+// is renewed. A run begins after the last event before which all are settled, so
+// what a crash left behind comes again first and in order.
 type meshSource struct {
 	cfg  MeshSource
 	mesh Mesh
@@ -52,6 +54,9 @@ func (s *meshSource) Run(ctx context.Context, emit driver.Emit) error {
 	s.mu.Lock()
 	s.held = map[uint64]*bus.Delivery{}
 	s.mu.Unlock()
+	if err := s.rewind(ctx); err != nil {
+		return err
+	}
 	settle, done := context.WithCancel(context.WithoutCancel(ctx))
 	var keeper sync.WaitGroup
 	keeper.Go(func() { s.renew(settle) })
@@ -65,6 +70,26 @@ func (s *meshSource) Run(ctx context.Context, emit driver.Emit) error {
 		return nil
 	}
 	return err
+}
+
+// rewind puts the consumer back to what is not settled. Where other nodes share
+// it, what they hold may come twice.
+func (s *meshSource) rewind(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	c, err := s.mesh.JetStream().Consumer(ctx, bus.Stream, s.durable())
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil // made by Consume
+	case err != nil:
+		return fmt.Errorf("look up consumer %s: %w", s.durable(), err)
+	case c.CachedInfo().NumAckPending == 0:
+		return nil
+	}
+	if _, err := s.mesh.JetStream().ResetConsumer(ctx, bus.Stream, s.durable()); err != nil {
+		return fmt.Errorf("rewind consumer %s: %w", s.durable(), err)
+	}
+	return nil
 }
 
 // take hands one delivery to the engine. A copy of one that is still in work is

@@ -25,7 +25,9 @@ func TestMeshSourceConformance(t *testing.T) {
 	bridgetest.Source(t, func(t *testing.T) bridgetest.SourceRig {
 		b := wefttest.Node(t)
 		return bridgetest.SourceRig{
-			New:     func(d driver.Deps) driver.Source { return bridge.NewMeshSource(bridge.MeshSource{Subjects: []string{"test.>"}}, b, d) },
+			New: func(d driver.Deps) driver.Source {
+				return bridge.NewMeshSource(bridge.MeshSource{Subjects: []string{"test.>"}}, b, d)
+			},
 			Ordered: true,
 			Put: func(t testing.TB, events []event.Event) {
 				var pubs []bus.Publication
@@ -46,7 +48,9 @@ func TestMeshSinkConformance(t *testing.T) {
 	bridgetest.Sink(t, func(t *testing.T) bridgetest.SinkRig {
 		b := wefttest.Node(t)
 		return bridgetest.SinkRig{
-			New:     func(d driver.Deps) driver.Sink { return bridge.NewMeshSink(bridge.MeshSink{Subject: driver.MustParse("out.x")}, b, d) },
+			New: func(d driver.Deps) driver.Sink {
+				return bridge.NewMeshSink(bridge.MeshSink{Subject: driver.MustParse("out.x")}, b, d)
+			},
 			Dest:    "out.x",
 			Ordered: true,
 			Read: func(t testing.TB) []event.Event {
