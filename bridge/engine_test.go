@@ -61,6 +61,12 @@ func (e engine) put(lane string, from, to int) {
 
 func (e engine) state() bridge.Status { return e.Status(context.Background())[0] }
 
+// pass lets time go by in the bubble, and everything that happens in it.
+func pass(d time.Duration) {
+	time.Sleep(d)
+	synctest.Wait()
+}
+
 func lost(got []event.Event, n int) (missing []string) {
 	have := map[string]bool{}
 	for _, e := range got {
@@ -84,7 +90,7 @@ func TestCarriesBatches(t *testing.T) {
 		}}
 		e := start(t, bridge.Config{Batch: bridge.Batch{Size: 50}}, sink, obs.Discard())
 		e.put("l", 0, 1000)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if e.log.Done() != 1000 || len(lost(sink.Events(), 1000)) > 0 {
 			t.Errorf("settled %d of 1000", e.log.Done())
 		}
@@ -111,11 +117,11 @@ func TestLinger(t *testing.T) {
 		sink := &bridgetest.Store{}
 		e := start(t, bridge.Config{Batch: bridge.Batch{Linger: 20e6}}, sink, obs.Discard())
 		e.put("l", 0, 1)
-		time.Sleep(19 * time.Millisecond)
+		pass(19 * time.Millisecond)
 		if n := len(sink.Stored()); n != 0 {
 			t.Errorf("stored %d before linger is over", n)
 		}
-		time.Sleep(2 * time.Millisecond)
+		pass(2 * time.Millisecond)
 		if n := len(sink.Stored()); n != 1 {
 			t.Errorf("stored %d after linger", n)
 		}
@@ -137,11 +143,11 @@ func TestRetriesWhatFailsAndOnlyThat(t *testing.T) {
 		e := start(t, bridge.Config{}, sink, obs.Discard())
 		e.log.Batch = 10
 		e.put("l", 0, 10)
-		time.Sleep(50 * time.Millisecond)
+		pass(50 * time.Millisecond)
 		if st := e.state(); st.State != bridge.Retrying || st.Reason != "busy" || e.log.Done() != 0 {
 			t.Errorf("while it fails: %+v, settled %d", st, e.log.Done())
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if fmt.Sprint(tries) != "[10 2 2 2]" || e.log.Done() != 10 || len(sink.Stored()) != 10 {
 			t.Errorf("tries = %v, settled %d, stored %d", tries, e.log.Done(), len(sink.Stored()))
 		}
@@ -165,7 +171,7 @@ func TestBackOffIsBoundedAndHeedsTheSystem(t *testing.T) {
 		}}
 		e := start(t, bridge.Config{}, sink, obs.Discard())
 		e.put("l", 0, 1)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		e.stop()
 		if first := at[1].Sub(at[0]); first < 5*time.Second {
 			t.Errorf("first retry after %v, the system asked for 5s", first)
@@ -205,12 +211,12 @@ func TestDeadLetters(t *testing.T) {
 		recs[2].Event.Type = "" // the template of the destination has nothing to go by
 		recs[3].Err = driver.Permanent("bad-event", errors.New("no JSON"))
 		e.log.Add("l", recs...)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if st := e.state(); st.State != bridge.Retrying || !strings.Contains(st.Reason, "store dead letter: no quorum") || e.log.Done() != 0 {
 			t.Errorf("while the dead letters are away: %+v, settled %d", st, e.log.Done())
 		}
 		blocked.Store(false)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if e.log.Done() != 4 {
 			t.Errorf("settled %d of 4", e.log.Done())
 		}
@@ -239,7 +245,7 @@ func TestLoopGuard(t *testing.T) {
 			r.Event.SetExtension(event.ExtPath, path)
 			e.log.Add("l", r)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		var got []string
 		for _, ev := range e.sink.Events() {
 			got = append(got, ev.Extensions[event.ExtPath])
@@ -265,12 +271,12 @@ func TestBackPressure(t *testing.T) {
 			r.Event.Data = make([]byte, 1<<20)
 			e.log.Add("l", r)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if st := e.state(); st.InFlight > 64 || st.InFlight < 50 || st.LagSeconds < 59 {
 			t.Errorf("%d events of 1 MiB in work, the oldest for %vs", st.InFlight, st.LagSeconds)
 		}
 		close(release)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if e.log.Done() != 300 {
 			t.Errorf("settled %d of 300", e.log.Done())
 		}
@@ -290,7 +296,7 @@ func TestLanesAreIndependent(t *testing.T) {
 		e := start(t, bridge.Config{}, sink, obs.Discard())
 		e.put("bad", 0, 10)
 		e.put("good", 10, 100)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if st := e.state(); e.log.Done() != 90 || st.State != bridge.Retrying || st.Reason != "partition offline" {
 			t.Errorf("settled %d, want the 90 of the good lane; %+v", e.log.Done(), st)
 		}
@@ -302,20 +308,20 @@ func TestPauseAndResume(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := start(t, bridge.Config{}, &bridgetest.Store{}, obs.Discard())
 		e.put("l", 0, 10)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if err := e.Pause("b1"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		e.put("l", 10, 20)
-		time.Sleep(time.Hour)
+		pass(time.Hour)
 		if st := e.state(); st.State != bridge.Paused || e.log.Done() != 10 {
 			t.Errorf("paused: %+v, settled %d", st, e.log.Done())
 		}
 		if err := e.Resume("b1"); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if st := e.state(); st.State != bridge.Running || e.log.Done() != 20 {
 			t.Errorf("resumed: %+v, settled %d", st, e.log.Done())
 		}
@@ -346,12 +352,12 @@ func TestRestarts(t *testing.T) {
 			},
 		}
 		e := start(t, bridge.Config{Batch: bridge.Batch{Size: 10}}, sink, obs.Discard())
-		time.Sleep(time.Millisecond)
+		pass(time.Millisecond)
 		if st := e.state(); st.State != bridge.Retrying || st.Reason != "connection refused" {
 			t.Errorf("before it can be opened: %+v", st)
 		}
 		e.put("l", 0, 100)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if len(lost(sink.Events(), 100)) > 0 || e.log.Done() < 100 || e.log.Runs() != 2 {
 			t.Errorf("stored %d, settled %d, runs %d", len(sink.Stored()), e.log.Done(), e.log.Runs())
 		}
@@ -372,7 +378,7 @@ func TestStopsWhileTheSinkIsDown(t *testing.T) {
 		}}
 		e := start(t, bridge.Config{}, sink, obs.Discard())
 		e.put("l", 0, 10)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		began := time.Now()
 		e.stop()
 		if took := time.Since(began); took > 11*time.Second || e.log.Done() != 0 {
@@ -396,9 +402,9 @@ func TestDoneKeepsTheOrder(t *testing.T) {
 		}}
 		e := start(t, bridge.Config{}, sink, obs.Discard())
 		e.put("l", 0, 10) // ten batches of one, written together
-		time.Sleep(time.Second)
+		pass(time.Second)
 		e.put("l", 10, 20)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		e.stop()
 		if n := e.log.Done(); n != 3 {
 			t.Errorf("settled %d, want the 3 before the one that failed", n)
@@ -417,7 +423,7 @@ func TestMetricsAndSpans(t *testing.T) {
 		recs[0].Event.SetExtension("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 		recs[1].Event.SetExtension("traceparent", "00-0af7651916cd43dd8448eb211c80319d-b7ad6b7169203331-00") // not sampled
 		e.log.Add("l", recs...)
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		e.stop()
 		if tp := e.sink.Events()[2].Traceparent(); tp == "" {
 			t.Error("an event without a trace got none")
