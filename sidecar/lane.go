@@ -42,7 +42,6 @@ type lane struct {
 	held     []*item // by stream sequence
 	busy     int     // workers at work
 	probing  bool    // a health probe is under way
-	pulling  int     // events asked for and not yet come
 	pullAt   time.Time
 	stopPull context.CancelFunc
 	done     settled
@@ -153,7 +152,6 @@ func (l *lane) pull() {
 // has come again because the node did not hear of it in time: its newer
 // delivery is the one to settle.
 func (l *lane) hold(d *bus.Delivery) {
-	l.pulling--
 	if d.Attempt > 1 && l.done.has(d) {
 		l.ack(&item{d: d}) // the node did not hear of it
 		return
@@ -179,7 +177,7 @@ func (l *lane) hold(d *bus.Delivery) {
 
 func (l *lane) endPull(err error) {
 	l.stopPull()
-	l.stopPull, l.pulling = nil, 0
+	l.stopPull = nil
 	if err != nil {
 		l.pullAt = time.Now().Add(pullPause)
 		l.log.Debug("pull ended", "subscription", l.name, "err", err)
@@ -306,7 +304,6 @@ func (l *lane) ask(now time.Time) time.Duration {
 	}
 	var ctx context.Context
 	ctx, l.stopPull = context.WithCancel(context.Background())
-	l.pulling = room
 	l.demand <- pull{ctx, room}
 	return keepEvery
 }
