@@ -29,7 +29,7 @@ func (c *cli) load() *cobra.Command {
 
 // scenario builds the command of one scenario.
 func (c *cli) scenario(s loadtest.Scenario) *cobra.Command {
-	cmd := &cobra.Command{Use: s.Name, Short: s.Summary, Example: s.Example, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: s.Name, Short: s.Summary, Example: "  " + s.Example, Args: cobra.NoArgs}
 	build, ok := map[string]func(*pflag.FlagSet) scenario{
 		"publish": publishScenario, "fanout": fanoutScenario, "webhook": webhookScenario, "bridge": bridgeScenario,
 	}[s.Name]

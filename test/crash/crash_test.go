@@ -34,11 +34,11 @@ func TestKillNineLosesNothingAccepted(t *testing.T) {
 	accepted := map[string]bool{}
 	retry := make([]string, clients) // the id each client was not answered for
 	for round := range rounds {
-		n := start(t, bin, dir)
+		n := start(t, bin, dir, "")
 		n.publish(t, round, accepted, retry)
 		n.kill()
 	}
-	n := start(t, bin, dir)
+	n := start(t, bin, dir, "")
 	defer n.kill()
 	found := n.stored(t)
 	lost, twice := 0, 0
@@ -78,16 +78,17 @@ type node struct {
 	once sync.Once
 }
 
-// start runs a node on free ports and waits until it prints its addresses.
-func start(t *testing.T, bin, dir string) *node {
+// start runs a node on free ports and waits until it prints its addresses. more
+// is further configuration.
+func start(t *testing.T, bin, dir, more string) *node {
 	t.Helper()
 	file := filepath.Join(dir, "weft.yaml")
 	text := "site: crash\nnode: crash-1\ndata: " + filepath.Join(dir, "data") + `
 mesh: {client: {listen: "127.0.0.1:0"}}
-gateway: {listen: "127.0.0.1:0"}
+gateway: {listen: "127.0.0.1:0", webhooks: {allowNetworks: [127.0.0.0/8], retry: [100ms, 200ms, 500ms, 1s, 2s, 5s]}}
 admin: {listen: "127.0.0.1:0"}
 telemetry: {log: {format: json}}
-`
+` + more
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
