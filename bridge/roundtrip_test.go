@@ -56,7 +56,7 @@ func amazon(t *testing.T) (s *snsfake.Server, url string) {
 }
 
 // run runs bridges until the test, or stop, ends them.
-func run(t *testing.T, b *bus.Bus, cfgs ...bridge.Config) (s *bridge.Service, letters *dlq.Store, stop func()) {
+func run(t testing.TB, b *bus.Bus, cfgs ...bridge.Config) (s *bridge.Service, letters *dlq.Store, stop func()) {
 	t.Helper()
 	letters = dlq.New(b, 1, obs.Discard())
 	s, err := bridge.New(cfgs, bridge.Deps{Scope: obs.Discard(), Site: b.Site(), Mesh: b, DeadLetters: letters})
@@ -77,6 +77,9 @@ func run(t *testing.T, b *bus.Bus, cfgs ...bridge.Config) (s *bridge.Service, le
 }
 
 // collect reads n events of a pattern from the mesh.
+// patience is how long a step may take on a busy machine.
+const patience = 2 * time.Minute
+
 func collect(t *testing.T, b *bus.Bus, pattern string, n int) []event.Stored {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

@@ -75,13 +75,13 @@ func (s *Source) show(ctx context.Context, receipts []string, after time.Duratio
 }
 
 // remove deletes stored messages in batches until the channel is closed.
-func (s *Source) remove(ctx context.Context, deletes <-chan string) {
-	for first := range deletes {
+func (s *Source) remove(ctx context.Context) {
+	for first := range s.deletes {
 		part := append(make([]string, 0, maxEntries), first)
 	more:
 		for len(part) < maxEntries {
 			select {
-			case r, ok := <-deletes:
+			case r, ok := <-s.deletes:
 				if !ok {
 					break more
 				}

@@ -56,6 +56,8 @@ type Source struct {
 
 	work sync.WaitGroup // batches in the engine
 
+	deletes chan string // receipts of stored messages; made by Run
+
 	mu   sync.Mutex // guards held, and aws and client while open sets them
 	held map[string]struct{}
 }
@@ -102,25 +104,25 @@ func (s *Source) Run(ctx context.Context, emit driver.Emit) error {
 	defer stop(nil)
 	settle, done := context.WithCancel(context.WithoutCancel(ctx)) // outlives reading
 	defer done()
-	deletes := make(chan string, deleteQueue)
+	s.deletes = make(chan string, deleteQueue)
 	var pollers, keepers sync.WaitGroup
 	keepers.Go(func() { s.extend(settle) })
 	deleted := make(chan struct{})
 	go func() {
 		defer close(deleted)
-		s.remove(settle, deletes)
+		s.remove(settle)
 	}()
 	for i := range s.cfg.Pollers {
 		lane := "poll-" + strconv.Itoa(i)
 		pollers.Go(func() {
-			if err := s.poll(read, lane, deletes, emit); err != nil {
+			if err := s.poll(read, lane, emit); err != nil {
 				stop(err)
 			}
 		})
 	}
 	pollers.Wait()
 	s.work.Wait()
-	close(deletes)
+	close(s.deletes)
 	defer time.AfterFunc(settleGrace, done).Stop() // what is not deleted by then comes again
 	<-deleted
 	done()
@@ -132,7 +134,7 @@ func (s *Source) Run(ctx context.Context, emit driver.Emit) error {
 }
 
 // poll receives and emits until ctx ends.
-func (s *Source) poll(ctx context.Context, lane string, deletes chan<- string, emit driver.Emit) error {
+func (s *Source) poll(ctx context.Context, lane string, emit driver.Emit) error {
 	wait := retryMin
 	for ctx.Err() == nil {
 		out, err := s.client.ReceiveMessage(ctx, &sqs.ReceiveMessageInput{
@@ -155,7 +157,7 @@ func (s *Source) poll(ctx context.Context, lane string, deletes chan<- string, e
 		if len(out.Messages) == 0 {
 			continue
 		}
-		if err := s.emit(ctx, lane, out.Messages, deletes, emit); err != nil && ctx.Err() == nil {
+		if err := s.emit(ctx, lane, out.Messages, emit); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
@@ -171,7 +173,7 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-func (s *Source) emit(ctx context.Context, lane string, msgs []types.Message, deletes chan<- string, emit driver.Emit) error {
+func (s *Source) emit(ctx context.Context, lane string, msgs []types.Message, emit driver.Emit) error {
 	receipts := make([]string, len(msgs))
 	b := driver.Batch{Context: context.WithoutCancel(ctx), Lane: lane, Records: make([]*driver.Record, len(msgs))}
 	for i, m := range msgs {
@@ -187,7 +189,7 @@ func (s *Source) emit(ctx context.Context, lane string, msgs []types.Message, de
 			return
 		}
 		for _, r := range receipts {
-			deletes <- r
+			s.deletes <- r
 		}
 	}
 	if err := emit(ctx, b); err != nil {
