@@ -75,9 +75,11 @@ func (s *Service) Run(ctx context.Context) error {
 // Status describes every bridge, in the order of the configuration.
 func (s *Service) Status(ctx context.Context) []Status {
 	out := make([]Status, len(s.relays))
+	var all sync.WaitGroup
 	for i, r := range s.relays {
-		out[i] = r.status(ctx)
+		all.Go(func() { out[i] = r.status(ctx) }) // asks its source for the lag
 	}
+	all.Wait()
 	return out
 }
 
@@ -133,7 +135,7 @@ func (s *Service) Check(ctx context.Context) []Checked {
 	return out
 }
 
-// end is the two ends of a bridge, not connected.
+// twoEnds are the ends of a bridge, not connected.
 type twoEnds struct {
 	source    driver.Source
 	sink      driver.Sink
