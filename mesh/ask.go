@@ -35,11 +35,15 @@ func (n *Node) Sites() []string {
 }
 
 // Ask sends a question to a linked site and returns its answer; it gives up
-// when ctx ends. The other site answers on the subjects it has opened.
+// when ctx ends, and at once while the link is down. The other site answers on
+// the subjects it has opened.
 func (n *Node) Ask(ctx context.Context, site, subject string, data []byte) ([]byte, error) {
 	i := slices.IndexFunc(n.links, func(l *link) bool { return l.Name == site })
 	if i < 0 {
 		return nil, fmt.Errorf("ask site %s: not linked", site)
+	}
+	if subject != linkQuestion && !n.links[i].isUp() { // that question finds out whether it is up
+		return nil, fmt.Errorf("ask site %s: the link is down", site)
 	}
 	nc := n.bus.Conn()
 	// One subscription per question: the token in it stands for the answer's place.

@@ -81,6 +81,12 @@ func (l *link) leave(ctx context.Context, to bool) {
 	}
 }
 
+func (l *link) isUp() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state.up
+}
+
 func (l *link) mayYield() bool {
 	return len(l.URLs) > 0 && l.node.cfg.Links.Listen != "" && l.Name < l.node.Site
 }

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"time"
@@ -11,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/httpd"
 )
 
 // Status is the state of a node and its links.
@@ -125,7 +125,7 @@ func (l *link) status(ctx context.Context, info *jetstream.StreamInfo) LinkStatu
 	}
 	if c, err := l.node.bus.JetStream().PushConsumer(ctx, eventsStream, "to-"+l.Name); err == nil {
 		ci := c.CachedInfo()
-		st.LagOut = ci.NumPending + uint64(ci.NumAckPending)
+		st.LagOut = ci.NumPending // flow control acknowledges in steps, so what is unacknowledged says nothing
 		st.Exports = exported(filterSubjects(ci.Config), l.node.Site)
 	}
 	return st
@@ -172,11 +172,11 @@ func (n *Node) Handler() http.Handler {
 func (n *Node) reply(w http.ResponseWriter, r *http.Request, v any, err error) {
 	if err != nil {
 		n.Log.WarnContext(r.Context(), "state not read", "path", r.URL.Path, "err", err)
-		http.Error(w, "the mesh does not answer", http.StatusServiceUnavailable)
+		httpd.WriteProblem(w, httpd.Problem{
+			Type: "unavailable", Status: http.StatusServiceUnavailable, RetryAfter: time.Second,
+			Detail: "the mesh does not answer; it may be starting",
+		})
 		return
 	}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(v); err != nil {
-		n.Log.DebugContext(r.Context(), "state not sent", "err", err)
-	}
+	httpd.WriteJSON(w, http.StatusOK, v)
 }
