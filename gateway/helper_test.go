@@ -67,6 +67,19 @@ func (m *memory) purgeAll(seq uint64) uint64 {
 	return 0
 }
 
+// replace makes a stream of last events on "a", stored at a time, of which those
+// before first are gone before anybody has read them.
+func (m *memory) replace(last, first uint64, at time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.first, m.events = first, nil
+	for seq := first; seq <= last; seq++ {
+		m.events = append(m.events, event.Stored{Event: event.Event{ID: fmt.Sprint(seq), Source: "/t", Type: "t"}, Path: "a", Seq: seq, StoredAt: at})
+	}
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
 func (m *memory) renew() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
