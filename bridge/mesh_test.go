@@ -160,3 +160,23 @@ func TestAdminAPI(t *testing.T) {
 		t.Errorf("ends = %q, want %q", names, want)
 	}
 }
+
+// A header from outside must never command the node's stream.
+func TestHeadersFromOutsideAreNoCommands(t *testing.T) {
+	b := wefttest.Node(t)
+	d, _ := bridgetest.Deps(t)
+	sink := bridge.NewMeshSink(bridge.MeshSink{Subject: driver.MustParse("out.x")}, b, d)
+	first := event.Event{ID: "1", Source: "/s", Type: "t"}
+	evil := event.Event{ID: "2", Source: "/s", Type: "t", Headers: map[string][]string{
+		"Nats-Rollup": {"all"}, "Nats-TTL": {"1s"}, "Nats-Expected-Last-Sequence": {"1"}, "X-Kept": {"yes"},
+	}}
+	for _, e := range []event.Event{first, evil} {
+		if errs := sink.Write(t.Context(), []*driver.Record{{Event: e, Dest: "out.x", At: time.Now()}}); errs != nil {
+			t.Fatal(errs)
+		}
+	}
+	got := collect(t, b, "out.>", 2)
+	if got[0].ID != "1" || got[1].Headers["X-Kept"][0] != "yes" {
+		t.Errorf("stored %+v", got)
+	}
+}

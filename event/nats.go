@@ -16,18 +16,21 @@ const (
 	HeaderCorrelationID = "Weft-Correlation-Id"
 	headerMsgID         = "Nats-Msg-Id"
 	headerStreamSource  = "Nats-Stream-Source"
+	commandPrefix       = "nats-"
 	natsPrefix          = "ce-"
 )
 
 // NATS encodes the event in the binary mode of the CloudEvents NATS binding:
 // percent-encoded ce- headers and the data as body. The caller owns the map and
 // may add to it; the values of different headers share one array, each at full
-// capacity. A transport header with the name of an attribute gives way to it.
+// capacity. A transport header with the name of an attribute gives way to it, and
+// one that begins with Nats- is left out: those are commands to the server, such
+// as to empty the stream, and an event may come from anywhere.
 func (e Event) NATS() (header map[string][]string, data []byte) {
 	n := 8 + len(e.Extensions)
 	h := make(map[string][]string, n+len(e.Headers)+spareHeaders)
 	for k, v := range e.Headers {
-		if !e.overrides(k, natsPrefix) {
+		if !e.overrides(k, natsPrefix) && !command(k) {
 			h[k] = v
 		}
 	}
@@ -38,6 +41,11 @@ func (e Event) NATS() (header map[string][]string, data []byte) {
 		h[natsHeader(name)] = values[i-1 : i : i]
 	})
 	return h, e.Data
+}
+
+// command: the server acts on a header of this name.
+func command(name string) bool {
+	return len(name) >= len(commandPrefix) && foldsTo(name[:len(commandPrefix)], commandPrefix)
 }
 
 // spareHeaders leaves room in the map for what a publisher adds: Nats-Msg-Id,

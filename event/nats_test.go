@@ -201,6 +201,7 @@ func testNative(t *testing.T, tests []native) {
 func TestAttributeOverridesTransportHeader(t *testing.T) {
 	e := event.Event{ID: "1", Source: "/s", Type: "t", Headers: map[string][]string{
 		"CE-Id": {"x"}, "ce-specversion": {"0.3"}, "ce-subject": {"kept"}, "Other": {"y"},
+		"Nats-Rollup": {"all"}, "NATS-TTL": {"1s"}, // commands to the server
 	}}
 	h, _ := e.NATS()
 	want := map[string][]string{

@@ -20,8 +20,11 @@ const (
 )
 
 // binaryMarker stands before the base64 of a binary value in a transport header,
-// as package event writes it.
-const binaryMarker = "=?b64?"
+// nameMarker before that of a name, as package event writes them.
+const (
+	binaryMarker = "=?b64?"
+	nameMarker   = "Weft-Header-"
+)
 
 // pair is one message attribute; Binary values are rare and only read.
 type pair struct{ name, value string }
@@ -203,7 +206,17 @@ func unpack(e *event.Event, text string, structured bool) {
 	}
 }
 
+// addHeader keeps what is no attribute as a transport header. What NATS would
+// change, drop or obey (a name with blanks or Nats-, a value of several lines)
+// is kept in base64 behind the markers that package event knows.
 func addHeader(e *event.Event, name, value string) {
+	odd := strings.ContainsFunc(name, func(r rune) bool { return r <= ' ' || r > '~' || r == ':' })
+	if odd || name == "" || strings.HasPrefix(strings.ToLower(name), "nats-") {
+		name = nameMarker + base64.RawURLEncoding.EncodeToString([]byte(name))
+	}
+	if !sendable(value) && value != "" || strings.TrimSpace(value) != value || strings.ContainsAny(value, "\r\n\t") {
+		value = binaryMarker + encode64([]byte(value))
+	}
 	if e.Headers == nil {
 		e.Headers = map[string][]string{}
 	}

@@ -219,6 +219,10 @@ func TestSourceReadsForeignMessages(t *testing.T) {
 	if rec := read(t, r.source("q", deps(t)), 1)[0]; rec.Err == nil || string(rec.Event.Data) != "{broken" {
 		t.Errorf("broken structured event = %+v", rec)
 	}
+	send("q", "x", "", map[string]types.MessageAttributeValue{"Nats-Rollup": text("all"), "lines": text("a\nb"), "weft_headers": text(`{"a b":["1"],"":["2"]}`)})
+	if e := read(t, r.source("q", deps(t)), 1)[0].Event; fmt.Sprint(e.Headers) != "map[Weft-Header-:[2] Weft-Header-TmF0cy1Sb2xsdXA:[all] Weft-Header-YSBi:[1] lines:[=?b64?YQpi]]" {
+		t.Errorf("headers that NATS would not keep = %v", e.Headers)
+	}
 	send("q.fifo", "x", "g1", nil)
 	if e := read(t, r.source("q.fifo", deps(t)), 1)[0].Event; e.ID != "dedup-1" || e.Headers[event.HeaderKey][0] != "g1" {
 		t.Errorf("fifo message = %+v", e)
