@@ -1,6 +1,7 @@
 package event
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 )
@@ -14,6 +15,8 @@ const (
 	ExtPartitionKey  = "partitionkey"
 	ExtDepth         = "weftdepth" // how many events lie between this one and the first of its flow
 	ExtPath          = "weftpath"  // bridges passed, comma-separated
+	// ExtSubject is the Weft subject of a delivered event where it is not its type.
+	ExtSubject = "weftsubject"
 )
 
 // Cause is what is known of the event that caused another one.
@@ -66,6 +69,22 @@ func (e Event) Depth() int {
 
 // Traceparent is the W3C context in which the event was created, or empty.
 func (e Event) Traceparent() string { return e.Extensions[ExtTraceparent] }
+
+// Delivered is the event as a reader gets it: with its Weft subject where the
+// type does not say it. The reader's event shares no extensions with e.
+func (s Stored) Delivered() Stored {
+	had := s.Extensions[ExtSubject]
+	want := s.Path
+	if want == s.Type {
+		want = ""
+	}
+	if had == want {
+		return s
+	}
+	s.Extensions = maps.Clone(s.Extensions)
+	s.SetExtension(ExtSubject, want)
+	return s
+}
 
 // Path lists the bridges the event has passed, oldest first.
 func (e Event) Path() []string {

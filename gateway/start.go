@@ -231,7 +231,7 @@ func (s *subscription) newest(ctx context.Context, n int, from, head uint64) ([]
 			return nil, err
 		}
 		for _, ev := range events {
-			if s.feed.filter.Match(&entry{Stored: ev}) {
+			if s.feed.filter.Match(&entry{Stored: ev.Delivered()}) {
 				seqs = append(seqs, ev.Seq)
 			}
 		}

@@ -120,7 +120,7 @@ func (s *subscription) history(ctx context.Context, floor uint64, limit int) (st
 			to = events[i-1].Seq // a hole that retention may have made: the next page begins with it
 			break
 		}
-		if e := (&entry{Stored: ev}); s.feed.filter.Match(e) {
+		if e := (&entry{Stored: ev.Delivered()}); s.feed.filter.Match(e) {
 			s.buf = append(s.buf, e)
 		}
 	}

@@ -283,7 +283,7 @@ func (t *tail) add(ctx context.Context, s event.Stored) error {
 			return err
 		}
 	}
-	e := &entry{Stored: s}
+	e := &entry{Stored: s.Delivered()}
 	var matched []*feed
 	t.mu.Lock()
 	for _, f := range t.feeds {

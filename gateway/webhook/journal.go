@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,8 +15,9 @@ import (
 
 const (
 	// A batch is stored at the latest so long after its first attempt, or when
-	// it has so many bytes. The first bounds the duplicates of a crash, the
-	// second stays far below the server's message limit.
+	// it has so many bytes. The first bounds the duplicates of a crash; the
+	// second stays far below the server's message limit, also when much has
+	// piled up while nothing could be stored.
 	journalEvery = 20 * time.Millisecond
 	journalBytes = 64 << 10
 )
@@ -28,18 +30,24 @@ type journal struct {
 	log   *slog.Logger
 	batch func(settled []func()) // runs the callbacks of a stored batch
 
-	mu      sync.Mutex // guards all below
-	open    []byte     // JSON array without its closing bracket
-	waiting []func()
-	wake    chan struct{} // capacity 1: something is open
-	full    chan struct{} // capacity 1: open has reached journalBytes
+	wake chan struct{} // capacity 1: something waits
+	full chan struct{} // capacity 1: a part has reached journalBytes
+
+	mu    sync.Mutex // guards parts
+	parts []part     // oldest first; only the last one grows
+}
+
+// part is what one message holds.
+type part struct {
+	data    []byte // JSON array without its closing bracket
+	settled []func()
 }
 
 func newJournal(js jetstream.JetStream, log *slog.Logger, batch func([]func())) *journal {
 	return &journal{js: js, log: log, batch: batch, wake: make(chan struct{}, 1), full: make(chan struct{}, 1)}
 }
 
-// add appends an attempt. It never blocks: what is open is bounded by what the
+// add appends an attempt. It never blocks: what waits is bounded by what the
 // lanes have in flight.
 func (j *journal) add(a Attempt, settled func()) {
 	data, err := json.Marshal(a)
@@ -48,14 +56,16 @@ func (j *journal) add(a Attempt, settled func()) {
 		data = []byte("{}") // an attempt is plain data; settle it all the same
 	}
 	j.mu.Lock()
-	if len(j.open) == 0 {
-		j.open = append(j.open, '[')
-	} else {
-		j.open = append(j.open, ',')
+	if n := len(j.parts); n == 0 || len(j.parts[n-1].data) >= journalBytes {
+		j.parts = append(j.parts, part{data: []byte("[")})
 	}
-	j.open = append(j.open, data...)
-	j.waiting = append(j.waiting, settled)
-	full := len(j.open) >= journalBytes
+	p := &j.parts[len(j.parts)-1]
+	if len(p.settled) > 0 {
+		p.data = append(p.data, ',')
+	}
+	p.data = append(p.data, data...)
+	p.settled = append(p.settled, settled)
+	full := len(p.data) >= journalBytes
 	j.mu.Unlock()
 	signal(j.wake)
 	if full {
@@ -91,46 +101,48 @@ func (j *journal) run(ctx context.Context, last time.Duration) {
 		case <-j.full:
 		case <-ctx.Done():
 		}
-		j.flush(ctx)
+		for j.flush(ctx) && j.behind() {
+		}
 	}
 }
 
-// flush stores what is open, trying again until ctx ends. It reports whether
+// behind reports whether a whole part waits.
+func (j *journal) behind() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.parts) > 0 && len(j.parts[0].data) >= journalBytes
+}
+
+// flush stores the oldest part, trying again until ctx ends. It reports whether
 // it stored something.
 func (j *journal) flush(ctx context.Context) bool {
 	j.mu.Lock()
-	data, waiting := j.open, j.waiting
-	j.open, j.waiting = nil, nil
-	j.mu.Unlock()
-	if len(waiting) == 0 {
+	if len(j.parts) == 0 {
+		j.mu.Unlock()
 		return false
 	}
-	data = append(data, ']')
+	p := j.parts[0]
+	j.parts = j.parts[1:]
+	if len(j.parts) > 0 {
+		signal(j.wake)
+	}
+	j.mu.Unlock()
+	data := append(p.data, ']')
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		_, err := j.js.Publish(ctx, subjectAttempts, data)
 		if err == nil {
-			j.batch(waiting)
+			j.batch(p.settled)
 			return true
 		}
-		if ctx.Err() != nil || errors.Is(err, nats.ErrConnectionClosed) {
-			j.putBack(data, waiting)
-			return false
+		if ctx.Err() == nil && !errors.Is(err, nats.ErrConnectionClosed) {
+			j.log.WarnContext(ctx, "webhook attempts not stored yet", "err", err)
+			if pause(ctx, wait) {
+				continue
+			}
 		}
-		j.log.WarnContext(ctx, "webhook attempts not stored yet", "err", err)
-		if !pause(ctx, wait) {
-			j.putBack(data, waiting)
-			return false
-		}
+		j.mu.Lock() // for the last flush
+		j.parts = slices.Insert(j.parts, 0, p)
+		j.mu.Unlock()
+		return false
 	}
-}
-
-// putBack keeps what a context cut off for the last flush.
-func (j *journal) putBack(data []byte, waiting []func()) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	data = data[:len(data)-1]
-	if len(j.open) > 0 {
-		data = append(append(data, ','), j.open[1:]...)
-	}
-	j.open, j.waiting = data, append(waiting, j.waiting...)
 }

@@ -26,7 +26,7 @@ const (
 type lease struct {
 	kv   jetstream.KeyValue
 	node string
-	lost chan struct{} // closed when another node has it or it could not be renewed
+	lost chan struct{} // closed when another node has it or it was not renewed in time
 
 	mu      sync.Mutex // guards renewed and rev
 	renewed time.Time
@@ -99,9 +99,7 @@ func (l *lease) keep(ctx context.Context) {
 		cancel()
 		switch {
 		case fail == nil:
-			l.mu.Lock()
-			l.renewed, l.rev = now, rev
-			l.mu.Unlock()
+			err = l.renew(now, rev)
 		case errors.Is(fail, jetstream.ErrKeyExists):
 			err = fail // somebody else wrote it
 		case !l.valid(time.Now()):
@@ -111,6 +109,21 @@ func (l *lease) keep(ctx context.Context) {
 	if ctx.Err() == nil {
 		close(l.lost)
 	}
+}
+
+var errLate = errors.New("renewed too late")
+
+// renew notes a renewal begun at now. One that comes after the lease was not
+// valid for a while is too late: the engine may have ended its term then.
+func (l *lease) renew(now time.Time, rev uint64) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	late := time.Since(l.renewed) >= leaseValid
+	l.renewed, l.rev = now, rev
+	if late {
+		return errLate
+	}
+	return nil
 }
 
 // release gives the lease back, so that another node need not wait for its end.

@@ -36,7 +36,7 @@ export function tailed(n: number, e: Record<string, unknown>, at: number): Taile
     n,
     at,
     id: s('id'),
-    subject: s('type'), // the subject unless the producer chose a type of its own
+    subject: s('weftsubject') || s('type'), // the gateway tells the subject where the type does not
     type: s('type'),
     source: s('source'),
     time: s('time'),
