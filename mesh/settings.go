@@ -56,7 +56,9 @@ func (n *Node) probePorts(ctx context.Context) error {
 func (n *Node) settings(k keys) string {
 	b := new(strings.Builder)
 	w := func(format string, args ...any) { fmt.Fprintf(b, format+"\n", args...) }
-	w("server_name: %q", n.Node)
+	// The server takes this for the name of its cluster too, and links none of the
+	// same name: nodes of two sites may share theirs.
+	w("server_name: %q", n.Site+":"+n.Node)
 	if n.cfg.Client.Listen != "" {
 		w("listen: %q", natsAddr(n.cfg.Client.Listen))
 	}
