@@ -213,6 +213,7 @@ func freeAddr(t *testing.T) string {
 	defer l.Close()
 	return l.Addr().String()
 }
+
 // A site that lost its data begins a new stream and takes over again what the
 // linked site keeps. That one takes the new events of the site behind the old.
 func TestLinkAfterLossOfData(t *testing.T) {

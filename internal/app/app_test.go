@@ -176,3 +176,28 @@ func TestStartFailuresNameThePlace(t *testing.T) {
 		})
 	}
 }
+
+// A node may be told to stop at any moment of its start: that is no failure, and
+// it always ends.
+func TestStopDuringStart(t *testing.T) {
+	cfg := config(t)
+	for _, after := range []time.Duration{0, time.Millisecond, 5 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond} {
+		n, err := app.New(cfg, app.Deps{Log: slog.New(slog.DiscardHandler), Version: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(after, cancel)
+		done := make(chan error, 1)
+		go func() { done <- n.Run(ctx) }()
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("stopped after %s: %v", after, err)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("stopped after %s: still runs", after)
+		}
+		cancel()
+	}
+}

@@ -24,7 +24,7 @@ type Func func(ctx context.Context) error
 // Run calls f.
 func (f Func) Run(ctx context.Context) error { return f(ctx) }
 
-// Named gives a service a name for errors.
+// Named gives a service a name for errors, also for ending early.
 func Named(name string, s Service) Service { return named{name, s} }
 
 type named struct {
@@ -33,7 +33,11 @@ type named struct {
 }
 
 func (n named) Run(ctx context.Context) error {
-	if err := n.Service.Run(ctx); err != nil {
+	err := n.Service.Run(ctx)
+	if err == nil && ctx.Err() == nil {
+		err = errEarly
+	}
+	if err != nil {
 		return fmt.Errorf("%s: %w", n.name, err)
 	}
 	return nil
@@ -54,7 +58,8 @@ var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c
 // each Readier before it starts the next. When ctx ends or any service returns,
 // it stops them from top to bottom, one at a time, so that what a service
 // stands on outlives it. The result joins their errors; a service that ends
-// early without one is an error too.
+// early without one is an error too. That a service was interrupted, such as in
+// its start, by being asked to stop is none.
 func Stack(ctx context.Context, services ...Service) error {
 	s := stack{fell: make(chan struct{}, len(services))}
 	for _, svc := range services {
@@ -68,6 +73,8 @@ func Stack(ctx context.Context, services ...Service) error {
 	}
 	return s.stop(ctx)
 }
+
+var errEarly = errors.New("ended before it was asked to")
 
 type stack struct {
 	fell  chan struct{} // one entry for each service that returned
@@ -89,14 +96,20 @@ func (s *stack) start(ctx context.Context, svc Service) bool {
 		select {
 		case err := <-done:
 			cancel()
-			if err == nil && early {
-				return errors.New("a service ended before it was asked to")
+			switch {
+			case early && err == nil:
+				return fmt.Errorf("a service %w", errEarly)
+			case !early && errors.Is(err, errEarly):
+				return nil
 			}
 			return err
 		default:
 		}
 		cancel()
-		return <-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return nil
 	})
 	r, ok := svc.(Readier)
 	if !ok {

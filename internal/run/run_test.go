@@ -3,6 +3,7 @@ package run_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -59,7 +60,7 @@ func TestStackEndsWhenAServiceFails(t *testing.T) {
 		want string
 	}{
 		{"with an error", errors.New("disk gone"), "b: disk gone"},
-		{"without one", nil, "ended before it was asked"},
+		{"without one", nil, "b: ended before it was asked"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -73,6 +74,45 @@ func TestStackEndsWhenAServiceFails(t *testing.T) {
 			if want := []string{"start a", "stop a"}; !slices.Equal(notes, want) {
 				t.Errorf("order = %v, want %v", notes, want)
 			}
+		})
+	}
+}
+
+// starting is a service that is interrupted before it is ready.
+type starting struct{ fail error }
+
+func (s starting) Ready() <-chan struct{} { return nil }
+
+func (s starting) Run(ctx context.Context) error {
+	<-ctx.Done()
+	return fmt.Errorf("make stream: %w", s.fail)
+}
+
+func TestStackInterruptedInItsStart(t *testing.T) {
+	tests := []struct {
+		name string
+		fail error
+		want string
+	}{
+		{"is no failure", context.Canceled, ""},
+		{"tells what else went wrong", errors.New("disk gone"), "make stream: disk gone"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- run.Stack(ctx, starting{tt.fail}) }()
+				synctest.Wait()
+				cancel()
+				got := ""
+				if err := <-done; err != nil {
+					got = err.Error()
+				}
+				if got != tt.want {
+					t.Errorf("error = %q, want %q", got, tt.want)
+				}
+			})
 		})
 	}
 }
