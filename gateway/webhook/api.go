@@ -45,6 +45,10 @@ type view struct {
 	Status      *Status           `json:"status,omitempty"`
 }
 
+// redacted stands for a header's value. A client that sends it back keeps the
+// value.
+const redacted = "[redacted]"
+
 func show(ep *endpoint, now time.Time) view {
 	v := view{
 		ID: ep.ID, URL: ep.URL, Subjects: ep.Subjects, Description: ep.Description, Mode: ep.Mode,
@@ -55,7 +59,7 @@ func show(ep *endpoint, now time.Time) view {
 		if v.Headers == nil {
 			v.Headers = map[string]string{}
 		}
-		v.Headers[name] = "[redacted]"
+		v.Headers[name] = redacted
 	}
 	if k, ok := ep.current(sign.V1A); ok {
 		v.PublicKey = k.Public()
@@ -226,7 +230,10 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request, st *stores) (in
 	}
 	now := time.Now().UTC()
 	ep := &endpoint{ID: newID(), Created: now, Updated: now}
-	if err := errors.Join(c.apply(&ep.Spec)); err != nil {
+	if err := c.apply(&ep.Spec); err != nil {
+		return 0, nil, err
+	}
+	if err := ep.restore(nil); err != nil {
 		return 0, nil, err
 	}
 	if err := ep.check(s.policy, s.cfg); err != nil {
@@ -350,10 +357,14 @@ func (s *Service) edit(w http.ResponseWriter, r *http.Request, st *stores, whole
 	if err != nil {
 		return 0, nil, err
 	}
+	kept := ep.Headers
 	if whole {
 		ep.Spec = Spec{}
 	}
 	if err := c.apply(&ep.Spec); err != nil {
+		return 0, nil, err
+	}
+	if err := ep.restore(kept); err != nil {
 		return 0, nil, err
 	}
 	if err := ep.check(s.policy, s.cfg); err != nil {
@@ -383,16 +394,16 @@ func (s *Service) remove(_ http.ResponseWriter, r *http.Request, st *stores) (in
 
 func (s *Service) rotate(w http.ResponseWriter, r *http.Request, st *stores) (int, any, error) {
 	c := struct {
-		Grace  *conf.Duration `json:"grace"`
-		Secret *string        `json:"secret"`
+		Grace  *string `json:"grace"`
+		Secret *string `json:"secret"`
 	}{}
 	if err := body(w, r, true, &c); err != nil {
 		return 0, nil, err
 	}
-	grace := defaultGrace
+	grace := conf.Duration(defaultGrace)
 	if c.Grace != nil {
-		if grace = c.Grace.Std(); grace > maxGrace {
-			return 0, nil, event.Reject("grace", "a duration of at most 7d, during which the old keys sign too")
+		if err := grace.UnmarshalText([]byte(*c.Grace)); err != nil || grace.Std() > maxGrace {
+			return 0, nil, event.Reject("grace", "a duration from 0s to 7d, during which the old keys sign too")
 		}
 	}
 	secret := sign.Generate(sign.V1)
@@ -407,8 +418,8 @@ func (s *Service) rotate(w http.ResponseWriter, r *http.Request, st *stores) (in
 		return 0, nil, err
 	}
 	now := time.Now().UTC()
-	ep.rotate(secret, grace, now)
-	ep.rotate(sign.Generate(sign.V1A), grace, now)
+	ep.rotate(secret, grace.Std(), now)
+	ep.rotate(sign.Generate(sign.V1A), grace.Std(), now)
 	ep.Updated = now
 	if err := st.put(r.Context(), ep); err != nil {
 		return 0, nil, err

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -57,6 +58,9 @@ func TestBadInput(t *testing.T) {
 		{"bad timeout", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"timeout":"soon"}`, 400, "timeout"},
 		{"long timeout", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"timeout":"10m"}`, 400, "timeout"},
 		{"bad version", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"signatures":["v2"]}`, 400, "signatures[0]"},
+		{"shown header", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"headers":{"X-Key":"[redacted]"}}`, 400, "headers.X-Key"},
+		{"negative grace", "POST", at + "/rotate", `{"grace":"-1h"}`, 400, "grace"},
+		{"no time", "POST", at + "/replay", `{"since":"yesterday"}`, 400, "since"},
 		{"own header", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"headers":{"Webhook-Id":"x"}}`, 400, "headers.Webhook-Id"},
 		{"bad header", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"headers":{"A":"x\r\ny"}}`, 400, "headers.A"},
 		{"bad secret", "POST", "/v1/webhooks", `{"url":"https://a.example","subjects":["a"],"secret":"whsec_AAAA"}`, 400, "secret"},
@@ -116,7 +120,9 @@ func TestLifecycle(t *testing.T) {
 	if got := g.call("POST", "/v1/webhooks/"+h.ID+"/rotate", map[string]any{"grace": "1h"}, &rotated); got != http.StatusOK {
 		t.Fatalf("rotate answered %d", got)
 	}
-	if got := g.call("PATCH", "/v1/webhooks/"+h.ID, map[string]any{"subjects": []string{"b"}, "timeout": "2s"}, nil); got != http.StatusOK {
+	if got := g.call("PATCH", "/v1/webhooks/"+h.ID, map[string]any{
+		"subjects": []string{"b"}, "timeout": "2s", "headers": map[string]string{"Authorization": "[redacted]", "X-New": "1"}, // as it was shown
+	}, nil); got != http.StatusOK {
 		t.Fatalf("patch answered %d", got)
 	}
 	publish(t, b, "a", 1)
@@ -132,6 +138,9 @@ func TestLifecycle(t *testing.T) {
 		if err := sign.Verify([]sign.Key{k}, got, time.Now(), time.Minute); err != nil {
 			t.Errorf("%s: %v", k.Version(), err)
 		}
+	}
+	if re.header.Get("Authorization") != "Bearer hidden" || re.header.Get("X-New") != "1" {
+		t.Errorf("headers %v after a change that sent the shown value back", re.header)
 	}
 	if re.event.Type != "b" {
 		t.Errorf("event %s came after the subjects were changed", re.event.Type)
@@ -252,6 +261,36 @@ func TestConfig(t *testing.T) {
 	for _, want := range []string{"concurrency", "timeout", "retry[9]"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Validate = %v, want a mistake in %s", err, want)
+		}
+	}
+}
+
+// TestGarbageStaysReadable: what a stranger answers cannot spoil spans, which
+// must be UTF-8.
+func TestGarbageStaysReadable(t *testing.T) {
+	b := wefttest.Node(t)
+	rec := tracetest.NewSpanRecorder()
+	tp := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(rec))
+	g := start(t, b, config(), func(d *webhook.Deps) { d.Tracer = tp.Tracer("test") })
+	rc := receive(t, func(_ int, w http.ResponseWriter, _ received) {
+		c, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_, _ = c.Write([]byte("HTTP/1.1 500 \xff" + strings.Repeat("x", 8<<10) + "\r\nContent-Length: 2\r\n\r\n\xff\xfe"))
+		_ = c.Close()
+	})
+	g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
+	e := event.Event{ID: "1", Source: "/t", Type: "t"}
+	e.SetExtension(event.ExtTraceparent, "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
+	if _, err := b.Publish(t.Context(), bus.Publication{Subject: "a", Event: e}); err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 5*time.Second, "spans", func() bool { return len(rec.Ended()) >= 2 })
+	for _, s := range rec.Ended()[:2] {
+		if d := s.Status().Description; !utf8.ValidString(d) || len(d) > 2<<10 || !strings.HasPrefix(d, "answered 500") {
+			t.Errorf("span %s: status %.100q of %d bytes", s.Name(), d, len(d))
 		}
 	}
 }

@@ -153,7 +153,7 @@ func (s *sender) post(ctx context.Context, ep *endpoint, p *payload, a *Attempt)
 	if err == nil {
 		var resp *http.Response
 		if resp, err = s.client.Do(req); err == nil {
-			defer resp.Body.Close() //nolint:errcheck // the answer is read as far as it matters
+			defer resp.Body.Close()
 			r := judge(resp, a)
 			span.SetAttributes(obs.KeyStatusCode.Int(resp.StatusCode))
 			if !r.OK {
@@ -180,16 +180,21 @@ func judge(resp *http.Response, a *Attempt) lane.Result {
 		}
 		return lane.Result{OK: true}
 	}
-	a.Error = "answered " + resp.Status
+	a.Error = "answered " + text([]byte(resp.Status))
 	if resp.StatusCode/100 == 3 {
 		a.Error += ", redirects are not followed"
 	}
-	a.Answer = string(bytes.ToValidUTF8(body, []byte("\uFFFD")))
+	a.Answer = text(body)
 	return lane.Result{
 		Gone:       resp.StatusCode == http.StatusGone,
 		Abort:      resp.Header.Get(headerAbort) == "abort-message",
 		RetryAfter: lane.RetryAfter(resp.Header.Get("Retry-After"), time.Now()),
 	}
+}
+
+// text makes what a stranger sent fit for logs, spans and JSON.
+func text(b []byte) string {
+	return string(bytes.ToValidUTF8(b[:min(len(b), keptAnswer)], []byte("\uFFFD")))
 }
 
 // request builds the signed request of one attempt.

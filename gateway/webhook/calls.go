@@ -57,8 +57,8 @@ func (s *Service) test(_ http.ResponseWriter, r *http.Request, st *stores) (int,
 // replay has every event after a cursor or time sent again.
 func (s *Service) replay(w http.ResponseWriter, r *http.Request, st *stores) (int, any, error) {
 	c := struct {
-		After *string    `json:"after"` // cursor or stream sequence
-		Since *time.Time `json:"since"`
+		After *string `json:"after"` // cursor or stream sequence
+		Since *string `json:"since"` // RFC 3339
 	}{}
 	if err := body(w, r, false, &c); err != nil {
 		return 0, nil, err
@@ -74,7 +74,7 @@ func (s *Service) replay(w http.ResponseWriter, r *http.Request, st *stores) (in
 	if err != nil {
 		return 0, nil, err
 	}
-	after := info.Last
+	var after uint64
 	if c.After != nil {
 		after, err = position(*c.After, info)
 	} else {
@@ -109,7 +109,11 @@ func position(text string, info bus.StreamInfo) (uint64, error) {
 	return seq, nil
 }
 
-func (s *Service) positionAt(ctx context.Context, since time.Time, info bus.StreamInfo) (uint64, error) {
+func (s *Service) positionAt(ctx context.Context, text string, info bus.StreamInfo) (uint64, error) {
+	since, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return 0, event.Reject("since", "an RFC 3339 time such as 2026-01-02T15:04:05Z")
+	}
 	found, err := fetch(ctx, s.Conn, bus.Stream, page{Start: &since, NextFor: "ev.>", Batch: 1})
 	if err != nil {
 		return 0, err

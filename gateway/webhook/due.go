@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -42,12 +43,16 @@ func (e *engine) fallDue(rec retryRecord, msg jetstream.Msg) {
 	e.wg.Add(1) // the library does not wait for its callbacks
 	defer e.wg.Done()
 	t := e.tracks[rec.Endpoint]
-	if t == nil || t.recovered[rec.Seq] >= rec.Attempt {
-		e.mu.Unlock()
-		_ = msg.Ack() // deleted, or done before the term began
+	done := t != nil && t.recovered[rec.Seq] >= rec.Attempt
+	e.mu.Unlock()
+	switch {
+	case done:
+		_ = msg.Ack() // before the term began
+		return
+	case t == nil:
+		e.orphan(rec, msg)
 		return
 	}
-	e.mu.Unlock()
 	events, _, err := e.Source.Page(e.ctx, bus.PageConfig{Pattern: rec.Subject, After: rec.Seq - 1, UpTo: rec.Seq, Max: 1})
 	switch {
 	case err != nil:
@@ -72,6 +77,16 @@ func (e *engine) fallDue(rec retryRecord, msg jetstream.Msg) {
 	if !ok {
 		e.postpone([]lane.Item{it}, later)
 	}
+}
+
+// orphan takes a retry of an endpoint that this node does not know: a deleted
+// one. One that it has not heard of yet, or cannot read, keeps its retries.
+func (e *engine) orphan(rec retryRecord, msg jetstream.Msg) {
+	if _, err := e.st.get(e.ctx, rec.Endpoint); errors.Is(err, errNotFound) {
+		_ = msg.Ack()
+		return
+	}
+	_ = msg.NakWithDelay(storeWait)
 }
 
 // expired tells an event that retention took, or that was purged, from one that

@@ -193,6 +193,23 @@ func (s *Spec) check(p egress.Policy, cfg Config) error {
 	return s.checkHeaders()
 }
 
+// restore puts the stored value back where a client sent what it was shown.
+func (s *Spec) restore(stored map[string]string) error {
+	headers := maps.Clone(s.Headers)
+	for name, v := range headers {
+		if v != redacted {
+			continue
+		}
+		old, ok := stored[name]
+		if !ok {
+			return event.Reject("headers."+name, "a value: there is no stored one to keep")
+		}
+		headers[name] = old
+	}
+	s.Headers = headers
+	return nil
+}
+
 // ownHeaders are set by us or belong to the connection.
 var ownHeaders = []string{
 	"Connection", "Content-Length", "Content-Type", "Content-Encoding", "Expect", "Host", "Keep-Alive",
@@ -219,13 +236,4 @@ func (s *Spec) checkHeaders() error {
 		return event.Reject("headers", fmt.Sprintf("at most %d bytes in all", maxHeaderBytes))
 	}
 	return nil
-}
-
-func (ep *endpoint) matches(subject string) bool {
-	for _, p := range ep.Subjects {
-		if event.Match(p, subject) {
-			return true
-		}
-	}
-	return false
 }

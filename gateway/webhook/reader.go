@@ -45,17 +45,17 @@ func (e *engine) reader(t *track) {
 			e.mu.Unlock()
 			return
 		}
-		head, patterns := e.head, t.ep.Subjects
+		head, ep := e.head, t.ep
 		e.mu.Unlock()
 		select {
 		case e.readers <- struct{}{}:
 		case <-e.ctx.Done():
 			continue // closing is set
 		}
-		events, upTo, err := e.readPages(patterns, bus.PageConfig{After: after, UpTo: head, Max: n})
+		events, upTo, err := e.readPages(ep.Subjects, bus.PageConfig{After: after, UpTo: head, Max: n})
 		<-e.readers
 		if err != nil {
-			e.Log.Warn("webhook events not read yet", "endpoint", t.ep.ID, "err", err)
+			e.Log.Warn("webhook events not read yet", "endpoint", ep.ID, "err", err)
 			pause(e.ctx, time.Second)
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -241,4 +242,46 @@ func (s *sick) Page(ctx context.Context, cfg bus.PageConfig) ([]event.Stored, ui
 		return nil, 0, errors.New("out of order")
 	}
 	return s.Bus.Page(ctx, cfg)
+}
+
+// TestUnreadableEndpointKeepsItsRetries: a retry of an endpoint that this node
+// does not know is not thrown away unless the endpoint is deleted.
+func TestUnreadableEndpointKeepsItsRetries(t *testing.T) {
+	n := newNode(t)
+	g := start(t, n.bus, config())
+	var up atomic.Bool
+	rc := receive(t, func(_ int, w http.ResponseWriter, _ received) {
+		if !up.Load() {
+			w.WriteHeader(http.StatusBadGateway)
+		}
+	})
+	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
+	publish(t, n.bus, "a", 1)
+	wefttest.Eventually(t, 5*time.Second, "a stored retry", func() bool { return g.status(h.ID).Scheduled == 1 })
+	g.stop()
+	kv, err := n.bus.JetStream().KeyValue(t.Context(), "weft_webhooks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good, err := kv.Get(t.Context(), h.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kv.Put(t.Context(), h.ID, []byte("{}, of a later release")); err != nil {
+		t.Fatal(err)
+	}
+	start(t, n.bus, config())
+	s, err := n.bus.JetStream().Stream(t.Context(), "WEFT_RETRY")
+	if err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 10*time.Second, "the retry falls due", func() bool {
+		c, err := s.Consumer(t.Context(), "weft_webhooks")
+		return err == nil && c.CachedInfo().Delivered.Consumer > 0
+	})
+	up.Store(true)
+	if _, err := kv.Put(t.Context(), h.ID, good.Value()); err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 20*time.Second, "delivered in the end", func() bool { return len(rc.all()) > 1 })
 }

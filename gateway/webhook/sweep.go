@@ -48,7 +48,7 @@ func (e *engine) sweepTracks(now time.Time) {
 				e.release(t, seq)
 			}
 		}
-		e.skipExpired(t, cursor)
+		e.skipExpired(t)
 		if s := t.Snapshot(e.head); s.Mode != t.saved.Mode || s.Cursor != t.saved.Cursor && now.Sub(t.savedAt) > checkpointEvery {
 			e.markDirty(t)
 		}
@@ -73,15 +73,14 @@ func (e *engine) sweepTracks(now time.Time) {
 
 // skipExpired moves a cursor over events that retention took, and counts them:
 // at most so many matched the endpoint.
-func (e *engine) skipExpired(t *track, cursor uint64) {
-	if t.Mode() == lane.Live || cursor+1 >= e.first {
+func (e *engine) skipExpired(t *track) {
+	lost := t.Skip(e.first)
+	if lost == 0 {
 		return
 	}
-	lost := e.first - 1 - cursor
 	t.state.Expired += lost
 	e.metrics.lost.WithLabelValues("expired").Add(float64(lost))
-	e.Log.Error("webhook events left the stream before they were sent", "endpoint", t.ep.ID, "after", cursor, "first", e.first)
-	t.Rewind(e.first-1, e.head)
+	e.Log.Error("webhook events left the stream before they were sent", "endpoint", t.ep.ID, "positions", lost, "first", e.first)
 	e.markDirty(t)
 }
 

@@ -309,6 +309,19 @@ func (l *Lane) Rewind(after, head uint64) {
 	l.read = after
 }
 
+// Skip moves the cursor to first, the oldest event that the stream still has,
+// and returns how many positions it had not read. What waits or runs goes on: it
+// is in memory.
+func (l *Lane) Skip(first uint64) (lost uint64) {
+	if l.mode == Live || l.read+1 >= first {
+		return 0
+	}
+	lost = first - 1 - l.read
+	l.read = first - 1
+	l.trim()
+	return lost
+}
+
 // push queues an item and notes it in the window.
 func (l *Lane) push(it Item, now time.Time) {
 	it.since = now

@@ -24,7 +24,7 @@ var t0 = time.Date(2026, 1, 2, 3, 0, 0, 0, time.UTC)
 //
 //	offer N | page N.. upto M | due N attempt A | take | ok N | fail N [after D]
 //	| gone N | settle N | meet | tick | wait D | head N | disable | enable
-//	| rewind N | restart
+//	| rewind N | skip N | restart
 type script struct {
 	out     strings.Builder
 	lim     lane.Limits
@@ -70,6 +70,8 @@ func (s *script) control(word string, num func(int) uint64) bool {
 		s.l.Enable()
 	case "rewind":
 		s.l.Rewind(num(1), s.head)
+	case "skip":
+		s.say("lost %d", s.l.Skip(num(1)))
 	case "restart":
 		s.l = lane.New(s.lim, s.l.Snapshot(s.head))
 	default:
