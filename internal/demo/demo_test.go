@@ -3,9 +3,11 @@ package demo_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -105,5 +107,26 @@ func TestDemo(t *testing.T) {
 		if !slices.Contains(got, want) {
 			t.Errorf("trace %s has no span %q; it has:\n%s", s.Trace, want, strings.Join(got, "\n"))
 		}
+	}
+}
+
+func TestDemoRefusesWhatCannotWork(t *testing.T) {
+	for _, cfg := range []demo.Config{{Rate: 0}, {Rate: -1}, {Rate: math.NaN()}, {Rate: 1e12}, {Rate: 1, For: -time.Second}} {
+		cfg.AnyPort, cfg.Out, cfg.Log = true, io.Discard, io.Discard
+		if err := demo.Run(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "want") {
+			t.Errorf("rate %g for %s: %v, want an error that says what works", cfg.Rate, cfg.For, err)
+		}
+	}
+}
+
+// Ctrl-C at any moment ends the demo without a complaint.
+func TestDemoStopsDuringStart(t *testing.T) {
+	for _, after := range []time.Duration{0, 10 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond, 160 * time.Millisecond} {
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(after, cancel)
+		if err := demo.Run(ctx, demo.Config{Rate: 5, AnyPort: true, Out: io.Discard, Log: io.Discard}); err != nil {
+			t.Errorf("stopped after %s: %v", after, err)
+		}
+		cancel()
 	}
 }

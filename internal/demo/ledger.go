@@ -34,15 +34,16 @@ type SinkReport struct {
 }
 
 const (
-	settled     = time.Minute // an event every sink has seen is watched this long for duplicates
+	settled     = time.Minute // an event every sink has seen is watched this long for duplicates, a foreign one for its 202
 	maxEntries  = 200_000     // events under account; at the limit the ledger stops the demo's load
 	maxLatency  = 60_000_000  // microseconds
 	histDigits  = 3
-	sweepPeriod = 1024 // accepted events between two sweeps
+	sweepPeriod = 1024 // new events between two sweeps
 )
 
 // ledger keeps the account of every accepted event at every sink. Its memory is
-// bounded: an event that every sink has seen leaves it after a minute.
+// bounded: an event that every sink has seen leaves it after a minute, and so does
+// one that is not the demo's own, such as a visitor publishes.
 type ledger struct {
 	sinks []sink
 	now   func() time.Time
@@ -50,11 +51,13 @@ type ledger struct {
 	mu      sync.Mutex // guards what follows
 	entries map[string]*entry
 	tallies []tally
-	total   int
+	total   int // accepted
+	entered int
 	changed chan struct{} // closed and replaced when the last missing sight arrives
 }
 
 type entry struct {
+	noticed  time.Time
 	accepted time.Time // zero until the 202 was read
 	want     uint64    // bit per sink that must see it
 	seen     uint64
@@ -95,9 +98,6 @@ func (l *ledger) accepted(id, subject string, sent time.Time) {
 			t.deliver(e.at[i].Sub(sent))
 		}
 	}
-	if l.total%sweepPeriod == 0 {
-		l.sweep()
-	}
 	l.notify(e)
 }
 
@@ -126,7 +126,10 @@ func (l *ledger) seen(sinkIndex int, id string) {
 func (l *ledger) entry(id string) *entry {
 	e := l.entries[id]
 	if e == nil {
-		e = &entry{at: make([]time.Time, len(l.sinks))}
+		if l.entered++; l.entered%sweepPeriod == 0 {
+			l.sweep()
+		}
+		e = &entry{noticed: l.now(), at: make([]time.Time, len(l.sinks))}
 		l.entries[id] = e
 	}
 	return e
@@ -144,11 +147,12 @@ func (l *ledger) notify(e *entry) {
 	}
 }
 
-// sweep forgets events that every sink has seen long ago.
+// sweep forgets events that every sink has seen long ago, and those that were
+// not accepted in so long a time. Nothing owed is among them.
 func (l *ledger) sweep() {
 	old := l.now().Add(-settled)
 	for id, e := range l.entries {
-		if !e.accepted.IsZero() && e.want&^e.seen == 0 && e.accepted.Before(old) {
+		if e.noticed.Before(old) && e.want&^e.seen == 0 {
 			delete(l.entries, id)
 		}
 	}

@@ -1,6 +1,7 @@
 package demo
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -59,5 +60,19 @@ func TestLedgerForgetsWhatIsSettled(t *testing.T) {
 	l.accepted("last", "a", c.t)
 	if n := len(l.entries); n != 2 {
 		t.Errorf("entries = %d, want 2: the last and the one not yet seen", n)
+	}
+}
+
+// What visitors publish reaches the sinks too, but no 202 of it is witnessed.
+func TestLedgerForgetsForeignEvents(t *testing.T) {
+	c := &clock{t: time.Unix(1000, 0)}
+	l := newLedger([]sink{{"all", []string{">"}}}, c.now)
+	for i := range sweepPeriod - 1 {
+		l.seen(0, fmt.Sprint(i))
+	}
+	c.t = c.t.Add(2 * settled)
+	l.seen(0, "last")
+	if n := len(l.entries); n != 1 {
+		t.Errorf("entries = %d, want the last alone", n)
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -57,6 +56,7 @@ func (w *world) prepare(ctx context.Context) error {
 
 // watch follows the sinks that are not services until ctx ends.
 func (w *world) watch(ctx context.Context) error {
+	stopped := ctx
 	g, ctx := errgroup.WithContext(ctx)
 	shopOnly := bus.ReadConfig{Patterns: shopSubjects}
 	seenAt := func(sink int) func(event.Stored) error {
@@ -75,10 +75,10 @@ func (w *world) watch(ctx context.Context) error {
 	})
 	g.Go(func() error { return w.browse(ctx) })
 	g.Go(func() error { return w.consumeKafka(ctx) })
-	if err := g.Wait(); ctx.Err() == nil || err != nil && !errors.Is(err, context.Canceled) {
+	if err := g.Wait(); stopped.Err() == nil {
 		return err
 	}
-	return nil
+	return nil // what breaks while all is stopped is no news
 }
 
 // browse subscribes as the order board does.
