@@ -16,15 +16,19 @@
 //	Weft-Dlq-Origin        site that accepted the event
 //	Weft-Dlq-Subject       Weft subject of the event; absent if it had none yet
 //	Weft-Dlq-Truncated     size of the data when only its beginning fits a message
+//	Weft-Dlq-Dropped       names of the event's headers that do not fit a message
 //
 // Nats-Msg-Id is <owner>/<stream>/<seq>, so that an event that is given up twice,
 // as after a crash, is kept once.
 package dlq
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -49,7 +53,8 @@ const (
 const (
 	headerPrefix = "Weft-Dlq-"
 	maxError     = 1 << 10
-	headerRoom   = 4 << 10 // what the Weft-Dlq- headers and the message id take at most
+	headerRoom   = 6 << 10  // what the Weft-Dlq- headers and the message id take at most
+	maxHeaders   = 50 << 10 // of the event; the server takes 64 KiB of headers
 	dedupeWindow = 10 * time.Minute
 )
 
@@ -75,11 +80,16 @@ type Letter struct {
 	FirstFailed time.Time
 }
 
-// Message encodes the letter; one that exceeds maxPayload loses the end of its
-// data, which the headers tell.
+// Message encodes the letter. A dead letter must fit a message whatever is in
+// it: too large headers are left out and data that exceeds maxPayload loses its
+// end, which the headers tell.
 func (l Letter) Message(maxPayload int64) *nats.Msg {
 	header, data := l.Event.NATS()
 	h := nats.Header(header)
+	maps.DeleteFunc(h, func(k string, _ []string) bool { // ours alone say what happened
+		return strings.HasPrefix(strings.ToLower(k), strings.ToLower(headerPrefix))
+	})
+	size, dropped := fit(h)
 	set := func(name, v string) {
 		if v != "" {
 			h[headerPrefix+name] = []string{v}
@@ -98,18 +108,40 @@ func (l Letter) Message(maxPayload int64) *nats.Msg {
 	if !l.FirstFailed.IsZero() {
 		set("First-Failed", l.FirstFailed.UTC().Format(time.RFC3339Nano))
 	}
+	set("Dropped", line(strings.Join(dropped, " ")))
 	h[nats.MsgIdHdr] = []string{l.Owner + "/" + l.Stream + "/" + l.Position}
-	size := int64(len(data) + headerRoom)
-	for k, vs := range h {
-		for _, v := range vs {
-			size += int64(len(k) + len(v) + 4)
-		}
-	}
+	size += int64(len(data) + headerRoom)
 	if maxPayload > 0 && size > maxPayload {
 		set("Truncated", strconv.Itoa(len(data)))
 		data = data[:max(0, int64(len(data))-(size-maxPayload))]
 	}
 	return &nats.Msg{Subject: prefix + l.Owner, Header: h, Data: data}
+}
+
+// fit leaves the largest headers out until the rest is within maxHeaders.
+func fit(h nats.Header) (size int64, dropped []string) {
+	sizes := make(map[string]int64, len(h))
+	for k, vs := range h {
+		for _, v := range vs {
+			sizes[k] += int64(len(k) + len(v) + 4)
+		}
+		size += sizes[k]
+	}
+	if size <= maxHeaders {
+		return size, nil
+	}
+	names := slices.SortedFunc(maps.Keys(sizes), func(a, b string) int {
+		return cmp.Or(cmp.Compare(sizes[b], sizes[a]), strings.Compare(a, b))
+	})
+	for _, k := range names {
+		if size <= maxHeaders {
+			break
+		}
+		size -= sizes[k]
+		delete(h, k)
+		dropped = append(dropped, k[:min(len(k), 64)])
+	}
+	return size, dropped
 }
 
 // line makes a header value of an error.
@@ -167,6 +199,12 @@ func (s *Store) open(ctx context.Context) (jetstream.Stream, error) {
 	return st, nil
 }
 
+func (s *Store) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.stream = nil
+}
+
 // Put stores a dead letter and returns when it is durable.
 func (s *Store) Put(ctx context.Context, l Letter) error {
 	if _, err := s.open(ctx); err != nil {
@@ -174,6 +212,9 @@ func (s *Store) Put(ctx context.Context, l Letter) error {
 	}
 	js := s.bus.JetStream()
 	if _, err := js.PublishMsg(ctx, l.Message(js.Conn().MaxPayload())); err != nil {
+		if errors.Is(err, jetstream.ErrNoStreamResponse) {
+			s.forget() // somebody deleted the stream: the next Put makes it again
+		}
 		return fmt.Errorf("store dead letter of %s: %w", l.Owner, err)
 	}
 	return nil
@@ -200,6 +241,7 @@ type Entry struct {
 	TraceID       string    `json:"traceId,omitempty"`
 	Size          int       `json:"size"`
 	Truncated     int       `json:"truncated,omitempty"` // size of the data before it was cut
+	Dropped       string    `json:"dropped,omitempty"`   // names of headers that were left out
 
 	Event event.Event `json:"-"`
 }
@@ -246,6 +288,8 @@ func (e *Entry) set(name, v string) {
 		e.Position = v
 	case "Truncated":
 		e.Truncated = number()
+	case "Dropped":
+		e.Dropped = v
 	case "First-Failed":
 		e.FirstFailed, _ = time.Parse(time.RFC3339Nano, v)
 	}

@@ -215,3 +215,65 @@ func TestHandler(t *testing.T) {
 		}
 	}
 }
+
+// A dead letter that the stream never takes would stop its bridge for good.
+func TestTooLargeHeadersAreLeftOutNotTriedForEver(t *testing.T) {
+	b := wefttest.Node(t)
+	s := dlq.New(b, 1, obs.Discard())
+	huge := letter("huge", 1)
+	huge.Event.Headers = map[string][]string{"X-Small": {"kept"}, "X-Huge": {strings.Repeat("a", 100<<10)}}
+	huge.Event.Data = make([]byte, b.Conn().MaxPayload())
+	many := letter("many", 2)
+	for i := range 2000 {
+		many.Event.Headers["X-Many-"+strconv.Itoa(i)] = []string{strings.Repeat("b", 50)}
+	}
+	id := letter("id", 3)
+	id.Event.ID = strings.Repeat("ü", 40<<10)
+	for _, l := range []dlq.Letter{huge, many, id} {
+		if err := s.Put(t.Context(), l); err != nil {
+			t.Fatalf("%s: %v", l.Owner, err)
+		}
+	}
+	entries, _, err := s.List(t.Context(), dlq.Query{})
+	if err != nil || len(entries) != 3 {
+		t.Fatalf("entries = %+v, %v", entries, err)
+	}
+	if e := entries[0]; e.Dropped != "X-Huge" || e.Event.Headers["X-Small"][0] != "kept" || e.ID != "e1" || e.Truncated == 0 {
+		t.Errorf("entry = %+v", e)
+	}
+	if e := entries[2]; e.Dropped != "ce-id" || e.Type != "größe" {
+		t.Errorf("entry = %+v", e)
+	}
+	out, err := s.Replay(t.Context(), dlq.Replay{Seqs: []uint64{entries[2].Seq}})
+	if err != nil || out[0].Done || !strings.Contains(out[0].Error, "ce-id were too large to keep: read it again at EVENTS 3") {
+		t.Errorf("replay = %+v, %v", out, err)
+	}
+}
+
+// What an event brings along does not say where it is replayed to.
+func TestHeadersOfTheEventDoNotSpeakForTheLetter(t *testing.T) {
+	b := wefttest.Node(t)
+	s := dlq.New(b, 1, obs.Discard())
+	l := letter("in", 1)
+	l.Subject = "" // from outside
+	l.Event.Headers = map[string][]string{"Weft-Dlq-Subject": {"payments.refund"}, "weft-dlq-truncated": {"7"}}
+	if err := s.Put(t.Context(), l); err != nil {
+		t.Fatal(err)
+	}
+	e, err := s.Show(t.Context(), 1)
+	if err != nil || e.Subject != "" || len(e.Event.Headers) != 0 {
+		t.Errorf("entry = %+v, %v", e, err)
+	}
+}
+
+func TestStreamMadeAgain(t *testing.T) {
+	b := wefttest.Node(t)
+	s := dlq.New(b, 1, obs.Discard())
+	if err := s.Put(t.Context(), letter("a", 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.JetStream().DeleteStream(t.Context(), dlq.Stream); err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 10*time.Second, "stored again", func() bool { return s.Put(t.Context(), letter("a", 2)) == nil })
+}

@@ -89,6 +89,9 @@ func (s *Store) replay(ctx context.Context, e Entry, subject string, r Replay) (
 	case e.Truncated > 0:
 		return fmt.Errorf("only %d of %d bytes of the data were kept: read it again at %s %s", e.Size, e.Truncated, e.Stream, e.Position)
 	}
+	if e.Dropped != "" {
+		return fmt.Errorf("its headers %s were too large to keep: read it again at %s %s", e.Dropped, e.Stream, e.Position)
+	}
 	if err := e.Event.Validate(); err != nil {
 		return err
 	}
