@@ -251,16 +251,31 @@ func (s *Sink) publish(ctx context.Context, batch []entry, errs []error) {
 		}
 		return
 	}
-	for _, f := range out.Failed {
-		i, err := strconv.Atoi(aws.ToString(f.Id))
-		if err != nil || i < 0 || i >= len(errs) {
-			continue
-		}
-		errs[i] = fmt.Errorf("publish to sns %s: %s: %s", s.cfg.topic(), aws.ToString(f.Code), aws.ToString(f.Message))
-		if f.SenderFault {
-			errs[i] = driver.Permanent("rejected", errs[i])
-		}
+	fate := make(map[string]error, len(batch))
+	for _, ok := range out.Successful {
+		fate[aws.ToString(ok.Id)] = nil
 	}
+	for _, f := range out.Failed {
+		code := aws.ToString(f.Code)
+		err := fmt.Errorf("publish to sns %s: %s: %s", s.cfg.topic(), code, aws.ToString(f.Message))
+		if f.SenderFault && !heals(code) {
+			err = driver.Permanent("rejected", err)
+		}
+		fate[aws.ToString(f.Id)] = err
+	}
+	for _, e := range batch {
+		err, told := fate[*e.Id]
+		if !told { // only what SNS says it has is stored
+			err = fmt.Errorf("publish to sns %s: the answer does not tell the fate of the message", s.cfg.topic())
+		}
+		errs[e.at] = err
+	}
+}
+
+// heals reports whether an error that SNS blames on the sender is about the
+// account and not about the message: too fast, no right, a key that is off.
+func heals(code string) bool {
+	return denied(code) || strings.Contains(code, "Throttl") || strings.Contains(code, "LimitExceeded") || strings.HasPrefix(code, "TooManyRequests")
 }
 
 // blamesContent reports whether AWS refuses a call for what a message holds.

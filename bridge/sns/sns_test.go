@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -343,5 +345,37 @@ func TestSenderFaultIsFinal(t *testing.T) {
 	r.Fail(snsfake.Fault{Action: "PublishBatch", Code: "InvalidParameter", Status: 400})
 	if errs := write(t, r.sink("orders", d), bridgetest.Events(3)...); errs != nil {
 		t.Errorf("errors after the split = %v", errs)
+	}
+}
+
+// What is about the account heals; dead letters would be the whole stream.
+func TestThrottledIsNotFinal(t *testing.T) {
+	r := start(t, snsfake.Config{})
+	r.pipe(t, "orders", "q", true)
+	for _, code := range []string{"Throttled", "ThrottlingException", "KMSDisabled", "AuthorizationError"} {
+		r.Fail(snsfake.Fault{Action: "PublishBatch", Entries: []int{0}, SenderFault: true, Code: code})
+		errs := write(t, r.sink("orders", deps(t)), bridgetest.Events(1)...)
+		if len(errs) == 0 || errs[0] == nil {
+			t.Fatalf("%s: stored", code)
+		}
+		if _, final := driver.Reason(errs[0]); final {
+			t.Errorf("%s: %v is final", code, errs[0])
+		}
+	}
+}
+
+// A message that the answer does not name is not stored for all we know.
+func TestAnswerWithoutFates(t *testing.T) {
+	aws := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		action := r.FormValue("Action")
+		fmt.Fprintf(w, `<%sResponse xmlns="http://sns.amazonaws.com/doc/2010-03-31/"><%sResult></%sResult></%sResponse>`, action, action, action, action)
+	}))
+	defer aws.Close()
+	sink := sns.NewSink(sns.SinkConfig{
+		AWS:      sns.AWS{Region: "x", Endpoint: aws.URL, AccessKey: "k", SecretKey: "s"},
+		TopicARN: "arn:aws:sns:x:000000000000:orders",
+	}, deps(t))
+	if errs := write(t, sink, bridgetest.Events(2)...); len(errs) != 2 || errs[0] == nil || errs[1] == nil {
+		t.Errorf("errors = %v, want one for each message", errs)
 	}
 }
