@@ -393,3 +393,66 @@ func TestRebalance(t *testing.T) {
 	}
 	leave()
 }
+
+// opened is a sink that is connected.
+func opened(t *testing.T, cfg kafka.SinkConfig) *kafka.Sink {
+	t.Helper()
+	d, _ := bridgetest.Deps(t)
+	s := kafka.NewSink(cfg, d)
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+// Records that are too large only together are no dead letters.
+func TestSinkPartsWhatIsTooLargeTogether(t *testing.T) {
+	_, c := cluster(t)
+	limit := "20000"
+	cl := client(t, c)
+	if _, err := kadm.NewClient(cl).CreateTopic(t.Context(), 1, 1, map[string]*string{"max.message.bytes": &limit}, topic); err != nil {
+		t.Fatal(err)
+	}
+	s := opened(t, kafka.SinkConfig{Cluster: c, Topic: driver.MustParse(topic), Compression: "none"})
+	events := bridgetest.Events(60)
+	for i := range events {
+		events[i].Data = make([]byte, 1000)
+	}
+	events[30].Data = make([]byte, 30_000)
+	errs := s.Write(t.Context(), bridgetest.Records(topic, events))
+	for i, err := range errs {
+		if reason, final := driver.Reason(err); final != (i == 30) || final && reason != "too-large" {
+			t.Errorf("event %d: %v", i, err)
+		}
+	}
+	if got := records(t, c, topic); len(errs) != 60 || len(got) != 59 {
+		t.Errorf("%d errors, stored %d records, want 60 and 59", len(errs), len(got))
+	}
+}
+
+// An event must not overtake one whose topic could not be made yet.
+func TestSinkKeepsOrderWhileATopicIsMade(t *testing.T) {
+	fake, c := cluster(t)
+	s := opened(t, kafka.SinkConfig{Cluster: c, Topic: driver.MustParse(topic), CreateTopic: true})
+	asked := 0
+	fake.ControlKey(int16(kmsg.CreateTopics), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		if asked++; asked > 1 {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.CreateTopicsResponse)
+		resp.Topics = append(resp.Topics, kmsg.CreateTopicsResponseTopic{Topic: topic, ErrorCode: kerr.PolicyViolation.Code})
+		return resp, nil, true
+	})
+	recs := bridgetest.Records(topic, bridgetest.Events(3))
+	if errs := s.Write(t.Context(), recs); len(errs) != 3 || errs[0] == nil || errs[1] == nil || errs[2] == nil {
+		t.Fatalf("errors = %v, want all to wait for the first", errs)
+	}
+	if errs := s.Write(t.Context(), recs); errs != nil {
+		t.Fatal(errors.Join(errs...))
+	}
+	if got := records(t, c, topic); len(got) != 3 {
+		t.Errorf("stored %d records, want 3", len(got))
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -165,33 +166,53 @@ func (c Cluster) exists(ctx context.Context, cl *kgo.Client, topics ...string) e
 
 // Write implements driver.Sink.
 func (s *Sink) Write(ctx context.Context, recs []*driver.Record) []error {
-	errs := make([]error, len(recs))
+	errs := make([]error, len(recs)) // each promise writes its own place
+	waiting := map[string]error{}    // topics that cannot be written now: what follows must not overtake
 	var all sync.WaitGroup
-	failed := false
-	var mu sync.Mutex // guards failed and errs while the client's promises run
-	set := func(i int, err error) {
-		mu.Lock()
-		failed, errs[i] = true, err
-		mu.Unlock()
-	}
 	for i, r := range recs {
-		if err := s.ensure(ctx, r.Dest); err != nil {
-			set(i, err)
+		if errs[i] = waiting[r.Dest]; errs[i] != nil {
+			continue
+		}
+		if errs[i] = s.ensure(ctx, r.Dest); errs[i] != nil {
+			hold(waiting, r.Dest, errs[i])
 			continue
 		}
 		all.Add(1)
 		s.cl.Produce(ctx, record(r), func(k *kgo.Record, err error) {
-			if err != nil {
-				set(i, s.classify(k.Topic, err))
-			}
+			errs[i] = s.classify(k.Topic, err)
 			all.Done()
 		})
 	}
 	all.Wait()
-	if !failed {
+	if len(recs) > 1 {
+		s.parted(ctx, recs, errs)
+	}
+	if !slices.ContainsFunc(errs, func(err error) bool { return err != nil }) {
 		return nil
 	}
 	return errs
+}
+
+// parted writes one by one what the broker refused together as too large: its
+// limit is on what the client sends at a time, and most records are innocent.
+func (s *Sink) parted(ctx context.Context, recs []*driver.Record, errs []error) {
+	waiting := map[string]error{}
+	for i, r := range recs {
+		if !errors.Is(errs[i], kerr.MessageTooLarge) && !errors.Is(errs[i], kerr.RecordListTooLarge) {
+			continue
+		}
+		if errs[i] = waiting[r.Dest]; errs[i] == nil {
+			errs[i] = s.classify(r.Dest, s.cl.ProduceSync(ctx, record(r)).FirstErr())
+			hold(waiting, r.Dest, errs[i])
+		}
+	}
+}
+
+// hold notes that a topic's later records wait for one that is to be retried.
+func hold(waiting map[string]error, topic string, err error) {
+	if _, final := driver.Reason(err); err != nil && !final {
+		waiting[topic] = err
+	}
 }
 
 // record maps an event: binary mode, and the time it happened.
@@ -219,6 +240,8 @@ func record(r *driver.Record) *kgo.Record {
 // classify decides whether an error of the broker is final for the record.
 func (s *Sink) classify(topic string, err error) error {
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, kerr.MessageTooLarge), errors.Is(err, kerr.RecordListTooLarge):
 		return driver.Permanent("too-large", fmt.Errorf("produce to %s: %w", topic, err))
 	case errors.Is(err, kerr.InvalidRecord), errors.Is(err, kerr.InvalidTopicException), errors.Is(err, kerr.InvalidTimestamp), errors.Is(err, kerr.PolicyViolation):
