@@ -130,14 +130,18 @@ func (c *cli) json() bool { return c.output == "json" }
 // table with aligned columns.
 func (c *cli) print(v any, text func(w io.Writer)) error {
 	if c.json() {
-		enc := json.NewEncoder(c.Stdout)
-		enc.SetIndent("", "  ")
-		enc.SetEscapeHTML(false)
-		return enc.Encode(v)
+		return c.printJSON(v)
 	}
 	w := tabwriter.NewWriter(c.Stdout, 0, 8, 2, ' ', 0)
 	text(w)
 	return w.Flush()
+}
+
+func (c *cli) printJSON(v any) error {
+	enc := json.NewEncoder(c.Stdout)
+	enc.SetIndent("", "  ")
+	enc.SetEscapeHTML(false)
+	return enc.Encode(v)
 }
 
 // input is the content of the named file, or of standard input for "-".

@@ -61,6 +61,10 @@ func TestUsageErrorsExitTwo(t *testing.T) {
 		{"bad output", []string{"version", "-o", "xml"}, "want text or json"},
 		{"bad header", []string{"pub", "a", "-H", "x"}, "want NAME=VALUE"},
 		{"bad server", []string{"mesh", "--server", "nowhere"}, "want a URL"},
+		{"negative start", []string{"sub", "a", "--last", "-3"}, "--last: want 0 or more"},
+		{"negative time", []string{"sub", "a", "--since", "-3s"}, "--since: want 0 or more"},
+		{"demo without orders", []string{"demo", "--rate", "0"}, "--rate 0: want more than 0"},
+		{"demo in the past", []string{"demo", "--for", "-5s"}, "--for -5s: want 0 or more"},
 		{"two starts", []string{"sub", "a", "--all", "--last", "3"}, "none of the others can be"},
 		{"no dead letter", []string{"dlq", "show", "x"}, "number of a dead letter"},
 		{"nothing to replay", []string{"dlq", "replay"}, "--owner"},
@@ -126,7 +130,7 @@ func node(t *testing.T) string {
 	cfg := app.DefaultConfig()
 	cfg.Node, cfg.Data = "test-1", t.TempDir()
 	cfg.Mesh.Client.Listen, cfg.Gateway.Listen, cfg.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	cfg.Telemetry.Traces.Sample = 1
+	cfg.Telemetry.Traces.Sample = 0 // weft pub asks for its trace itself
 	n, err := app.New(cfg, app.Deps{Log: slog.New(slog.DiscardHandler), Version: "test"})
 	if err != nil {
 		t.Fatal(err)

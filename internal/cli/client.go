@@ -99,16 +99,28 @@ func (c *cli) do(ctx context.Context, r request) (*http.Response, error) {
 	return nil, answerError(resp)
 }
 
+// refusal is an answer that is no 2xx.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// final reports that the same request can never succeed.
+func (r *refusal) final() bool {
+	return r.status/100 == 4 && r.status != http.StatusTooManyRequests && r.status != http.StatusRequestTimeout
+}
+
 // answerError reads a problem answer (RFC 9457).
 func answerError(resp *http.Response) error {
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, 64<<10))
 	var p struct{ Title, Detail string }
 	if json.Unmarshal(b, &p) != nil || p.Title == "" {
-		return fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(b)))
+		return &refusal{resp.StatusCode, fmt.Sprintf("%s: %s", resp.Status, strings.TrimSpace(string(b)))}
 	}
-	msg := p.Title
 	if p.Detail != "" {
-		msg += ": " + p.Detail
+		p.Title += ": " + p.Detail
 	}
-	return errors.New(msg)
+	return &refusal{resp.StatusCode, p.Title}
 }

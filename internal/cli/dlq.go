@@ -79,9 +79,7 @@ func (c *cli) dlqShow() *cobra.Command {
 			if err := c.call(cmd.Context(), get("/api/dlq/"+seq), &letter); err != nil {
 				return err
 			}
-			enc := json.NewEncoder(c.Stdout)
-			enc.SetIndent("", "  ")
-			return enc.Encode(letter)
+			return c.printJSON(letter)
 		},
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
@@ -52,7 +51,8 @@ func (c *cli) nodeConfig(file string) (app.Config, error) {
 	if file == "" {
 		return cfg, nil
 	}
-	return cfg, conf.LoadFile(file, &cfg, c.Lookup)
+	err := conf.LoadFile(file, &cfg, c.Lookup)
+	return cfg, err
 }
 
 func (c *cli) check() *cobra.Command {
@@ -135,19 +135,11 @@ func (c *cli) sidecar() *cobra.Command {
 }
 
 func (c *cli) sidecarConfig(file string) (sidecar.Config, error) {
+	cfg := sidecar.DefaultConfig()
 	if file == "" {
-		return sidecar.DefaultConfig(), nil
+		return cfg, nil
 	}
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return sidecar.Config{}, err
-	}
-	cfg, err := sidecar.LoadConfig(data, c.Lookup)
-	if found, ok := errors.AsType[*conf.Error](err); ok {
-		for i := range found.Mistakes {
-			found.Mistakes[i].File = file
-		}
-	}
+	err := conf.LoadFile(file, &cfg, c.Lookup)
 	return cfg, err
 }
 
@@ -163,6 +155,9 @@ and fails if one was lost or seen twice.`,
 		Example: "  weft demo\n  weft demo --for 30s -o json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := cfg.Validate(); err != nil {
+				return usage(cmd, err)
+			}
 			cfg.Out = c.Stdout
 			cfg.JSON = c.json()
 			cfg.Log = c.Stderr

@@ -1,8 +1,8 @@
 package cli
 
 import (
+	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -36,7 +36,8 @@ func (c *cli) pub() *cobra.Command {
 		Use:   "pub SUBJECT",
 		Short: "Publish an event",
 		Long: `Publish one event and wait until it is stored. Attributes are given with -H as
-CloudEvents headers; what is missing (id, source, type, time) is filled in.`,
+CloudEvents headers; what is missing (id, source, type, time) is filled in. The event's
+trace is always kept, whatever share of traces the node keeps: see "weft trace ID".`,
 		Example: `  weft pub orders.created -d '{"orderId":"o-1"}'
   weft pub orders.created -f order.json -H ce-type=com.shop.order -H ce-correlationid=o-1
   echo hello | weft pub greetings -f - --type text/plain`,
@@ -71,6 +72,9 @@ func (c *cli) publish(cmd *cobra.Command, subject string, f pubFlags) error {
 		}
 		h.Set(name, value)
 	}
+	if mode, _ := event.ModeOf(h); mode != event.Batched && h.Get("Traceparent") == "" {
+		h.Set("Traceparent", sampledTrace())
+	}
 	resp, err := c.do(cmd.Context(), request{method: http.MethodPost, path: "/v1/events/" + subject, body: data, header: h})
 	if err != nil {
 		return err
@@ -88,6 +92,13 @@ func (c *cli) publish(cmd *cobra.Command, subject string, f pubFlags) error {
 		return fmt.Errorf("publish %s: the answer is no JSON: %w", subject, err)
 	}
 	return c.print(a, func(w io.Writer) { printAnswer(w, a) })
+}
+
+// sampledTrace is a new W3C trace context that asks for its trace to be kept.
+func sampledTrace() string {
+	var b [24]byte
+	rand.Read(b[:]) // never fails
+	return fmt.Sprintf("00-%x-%x-01", b[:16], b[16:])
 }
 
 func printAnswer(w io.Writer, a answer) {
@@ -112,7 +123,7 @@ func (c *cli) printBatch(body []byte) error {
 	refused := 0
 	err := c.print(json.RawMessage(body), func(w io.Writer) {
 		for i, it := range items {
-			if it.ID == "" || it.Seq == 0 {
+			if it.Seq == 0 {
 				fmt.Fprintf(w, "refused\t[%d]\t%s %s\n", i, it.Title, it.Detail)
 				continue
 			}
@@ -125,7 +136,7 @@ func (c *cli) printBatch(body []byte) error {
 		}
 	}
 	if err == nil && refused > 0 {
-		err = errors.New(fmt.Sprint(refused, " of ", len(items), " events were refused"))
+		err = fmt.Errorf("%d of %d events were refused", refused, len(items))
 	}
 	return err
 }

@@ -52,7 +52,7 @@ connection is resumed where it broke; a gap in history is reported on standard e
 	fl.DurationVar(&f.idleExit, "idle-exit", 0, "stop when no event came for this long (0: never)")
 	cmd.MarkFlagsMutuallyExclusive("from", "since", "last", "all")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := event.CheckPattern(args[0]); err != nil {
+		if err := errors.Join(event.CheckPattern(args[0]), f.validate()); err != nil {
 			return usage(cmd, err)
 		}
 		s := &subscription{cli: c, pattern: args[0], flags: f}
@@ -61,11 +61,22 @@ connection is resumed where it broke; a gap in history is reported on standard e
 	return cmd
 }
 
+func (f subFlags) validate() error {
+	var errs []error
+	for name, wrong := range map[string]bool{"since": f.since < 0, "last": f.last < 0, "count": f.count < 0, "idle-exit": f.idleExit < 0} {
+		if wrong {
+			errs = append(errs, fmt.Errorf("--%s: want 0 or more", name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // subscription follows one pattern over SSE and resumes by cursor.
 type subscription struct {
 	*cli
 	pattern string
 	flags   subFlags
+	idle    func() // an event came
 	cursor  string
 	seen    int
 }
@@ -74,15 +85,26 @@ type subscription struct {
 var errDone = errors.New("done")
 
 func (s *subscription) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.idle = func() {}
+	if d := s.flags.idleExit; d > 0 { // also while there is no connection
+		t := time.AfterFunc(d, cancel)
+		defer t.Stop()
+		s.idle = func() { t.Reset(d) }
+	}
 	pause := 250 * time.Millisecond
 	for {
 		before := s.seen
 		err := s.stream(ctx)
+		refused, answered := errors.AsType[*refusal](err)
 		switch {
 		case errors.Is(err, errDone), ctx.Err() != nil:
 			return nil
-		case err != nil && s.cursor == "" && s.seen == 0:
+		case s.cursor == "" && s.seen == 0:
 			return err // never connected: the caller should know at once
+		case answered && refused.final():
+			return err
 		}
 		if s.seen > before {
 			pause = 250 * time.Millisecond
@@ -117,8 +139,6 @@ func (s *subscription) query() string {
 
 // stream reads one connection until it breaks or the subscription is done.
 func (s *subscription) stream(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	h := http.Header{"Accept": {"text/event-stream"}}
 	if s.cursor != "" {
 		h.Set("Last-Event-ID", s.cursor)
@@ -128,20 +148,10 @@ func (s *subscription) stream(ctx context.Context) error {
 		return err
 	}
 	defer resp.Body.Close()
-	idle := func() {}
-	if d := s.flags.idleExit; d > 0 {
-		t := time.AfterFunc(d, func() { cancel(errDone) })
-		defer t.Stop()
-		idle = func() { t.Reset(d) }
-	}
-	err = s.read(resp.Body, idle)
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
+	return s.read(resp.Body)
 }
 
-func (s *subscription) read(body io.Reader, idle func()) error {
+func (s *subscription) read(body io.Reader) error {
 	lines := bufio.NewScanner(body)
 	lines.Buffer(make([]byte, 64<<10), maxAnswer)
 	var id, kind string
@@ -164,9 +174,6 @@ func (s *subscription) read(body io.Reader, idle func()) error {
 			if err := s.message(kind, data.String()); err != nil {
 				return err
 			}
-			if kind == "" || kind == "message" {
-				idle()
-			}
 		}
 		if id != "" {
 			s.cursor = id
@@ -183,12 +190,10 @@ func (s *subscription) read(body io.Reader, idle func()) error {
 // message prints one event, or tells of a control message.
 func (s *subscription) message(kind, data string) error {
 	if kind == "weft" {
-		var m struct{ T, Why, From, To string }
-		if json.Unmarshal([]byte(data), &m) == nil && m.T == "gap" {
-			fmt.Fprintf(s.Stderr, "weft: gap: events %s to %s are gone (%s)\n", m.From, m.To, m.Why)
-		}
+		s.control(data)
 		return nil
 	}
+	s.idle()
 	if s.json() {
 		fmt.Fprintln(s.Stdout, data)
 	} else {
@@ -205,6 +210,21 @@ func (s *subscription) message(kind, data string) error {
 	return nil
 }
 
+// control tells of a gap; positions in it are FEED:SEQUENCE.
+func (s *subscription) control(data string) {
+	var m struct{ T, Why, From, To string }
+	if json.Unmarshal([]byte(data), &m) != nil || m.T != "gap" {
+		return
+	}
+	_, from, _ := strings.Cut(m.From, ":")
+	_, to, bounded := strings.Cut(m.To, ":")
+	if bounded {
+		fmt.Fprintf(s.Stderr, "weft: gap: events %s to %s are gone (%s)\n", from, to, m.Why)
+		return
+	}
+	fmt.Fprintf(s.Stderr, "weft: gap: events from %s on are gone (%s)\n", from, m.Why)
+}
+
 // preview is the data on one line, shortened.
 func preview(e event.Event) string {
 	const most = 200
@@ -219,7 +239,7 @@ func preview(e event.Event) string {
 		text = fmt.Sprintf("(%d bytes)", len(e.Data))
 	}
 	if len(text) > most {
-		text = text[:most] + "…"
+		text = strings.ToValidUTF8(text[:most], "") + "…"
 	}
 	return text
 }
