@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/maphash"
@@ -96,7 +97,7 @@ func (ls *lanes) emit(ctx context.Context, b driver.Batch) error {
 	case <-ls.work.Done():
 	}
 	r.release(held)
-	return context.Cause(ctx)
+	return cmp.Or(context.Cause(ctx), errStopping)
 }
 
 func (r *relay) hold(b *batch, n int) {
@@ -306,13 +307,13 @@ func (l *lane) fits(items []*item) int {
 // heal is tried for ever, with back-off, and the bridge's state tells.
 func (l *lane) store(ctx context.Context, left []*item) error {
 	part := "lane " + l.id
+	defer l.r.trouble(part, nil)
 	for attempt := 1; ; attempt++ {
 		failure, again, err := l.write(ctx, left)
 		if err != nil {
 			return err
 		}
 		if len(again) == 0 {
-			l.r.trouble(part, nil)
 			return nil
 		}
 		left = again
@@ -320,7 +321,6 @@ func (l *lane) store(ctx context.Context, left []*item) error {
 		l.r.retries.Add(1)
 		l.r.counters.retries.Inc()
 		if err := l.wait(ctx, max(backoff(attempt), driver.Delay(failure))); err != nil {
-			l.r.trouble(part, nil)
 			return err
 		}
 	}

@@ -144,6 +144,7 @@ func (l *lane) bury(ctx context.Context, it *item, cause error) error {
 		Attempts: it.attempts, Stream: it.Topic, Position: it.Position, FirstFailed: it.firstFailed,
 	}
 	part := "dead letters " + l.id
+	defer l.r.trouble(part, nil)
 	for attempt := 1; ; attempt++ {
 		err := l.r.deps.DeadLetters.Put(ctx, letter)
 		if err == nil {
@@ -151,11 +152,9 @@ func (l *lane) bury(ctx context.Context, it *item, cause error) error {
 		}
 		l.r.trouble(part, fmt.Errorf("store dead letter: %w", err))
 		if err := l.wait(ctx, backoff(attempt)); err != nil {
-			l.r.trouble(part, nil)
 			return err
 		}
 	}
-	l.r.trouble(part, nil)
 	it.settled = true
 	it.finish(cause)
 	l.r.dead.Add(1)

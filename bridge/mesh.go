@@ -130,7 +130,7 @@ func (s *meshSource) settle(d *bus.Delivery, failure error) {
 	s.mu.Lock()
 	delete(s.held, d.Seq)
 	s.mu.Unlock()
-	err := failure
+	var err error
 	if failure == nil {
 		err = d.Ack()
 	} else {

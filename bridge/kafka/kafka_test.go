@@ -19,6 +19,7 @@ import (
 	"weft.dev/weft/bridge/kafka"
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/internal/wefttest"
 )
 
 const topic = "orders"
@@ -454,5 +455,44 @@ func TestSinkKeepsOrderWhileATopicIsMade(t *testing.T) {
 	}
 	if got := records(t, c, topic); len(got) != 3 {
 		t.Errorf("stored %d records, want 3", len(got))
+	}
+}
+
+// A missing topic is named while it is missing, also beside one that is read,
+// and forgotten when it is there, also while it is empty.
+func TestSourceWaitsForAMissingTopic(t *testing.T) {
+	_, c := cluster(t, kfake.SeedTopics(1, topic))
+	d, reported := bridgetest.Deps(t)
+	s := kafka.NewSource(kafka.SourceConfig{Cluster: c, Topics: []string{topic, "later"}}, d)
+	ctx, cancel := context.WithCancel(t.Context())
+	var read atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		done <- s.Run(ctx, func(_ context.Context, b driver.Batch) error {
+			read.Add(int64(len(b.Records)))
+			b.Done(nil)
+			return nil
+		})
+	}()
+	says := func(want string) bool {
+		err := reported()
+		return want == "" && err == nil || want != "" && err != nil && strings.Contains(err.Error(), want)
+	}
+	wefttest.Eventually(t, 10*time.Second, "the topic is named", func() bool { return says(`topic "later" does not exist`) })
+	producer := client(t, c)
+	if err := producer.ProduceSync(t.Context(), &kgo.Record{Topic: topic, Value: []byte("x")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 20*time.Second, "the other topic is read", func() bool { return read.Load() == 1 })
+	if !says(`topic "later" does not exist`) {
+		t.Errorf("reported %v while a topic is missing", reported())
+	}
+	if _, err := kadm.NewClient(producer).CreateTopic(t.Context(), 1, 1, nil, "later"); err != nil {
+		t.Fatal(err)
+	}
+	wefttest.Eventually(t, 10*time.Second, "nothing is missing", func() bool { return says("") })
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
 	}
 }

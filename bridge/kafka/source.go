@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -25,6 +26,7 @@ const (
 	commitInterval = time.Second      // how often stored offsets are committed
 	revokeGrace    = 20 * time.Second // for batches in work when a partition moves on; below the rebalance timeout
 	commitTimeout  = 5 * time.Second
+	findInterval   = 3 * time.Second // how often a missing topic is looked for
 )
 
 // SourceConfig is what is read.
@@ -56,6 +58,8 @@ func (c SourceConfig) Validate() error {
 type Source struct {
 	cfg SourceConfig
 	driver.Deps
+
+	missing atomic.Bool // a topic does not exist
 
 	mu    sync.Mutex // guards lanes and lag
 	lanes map[partition]*lane
@@ -101,16 +105,52 @@ func (s *Source) Run(ctx context.Context, emit driver.Emit) error {
 	if err := s.cfg.ping(ctx, cl); err != nil {
 		return err
 	}
-	if err := s.cfg.exists(ctx, cl, s.cfg.Topics...); err != nil {
-		s.Report(err) // the client goes on looking for the topics
-	}
+	look, found := context.WithCancel(ctx)
+	var looking sync.WaitGroup
+	looking.Go(func() { s.find(look, cl) })
 	err = s.poll(ctx, cl, emit)
+	found()
+	looking.Wait()
 	s.finish(context.WithoutCancel(ctx), cl)
 	return err
 }
 
+// find reports topics that do not exist until they do. The client itself waits
+// for them without a word.
+func (s *Source) find(ctx context.Context, cl *kgo.Client) {
+	defer s.missing.Store(false)
+	for {
+		err := s.cfg.exists(ctx, cl, s.cfg.Topics...)
+		if ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			if s.missing.Swap(false) {
+				s.Report(nil)
+			}
+			return
+		}
+		s.missing.Store(true)
+		s.Report(err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(findInterval):
+		}
+	}
+}
+
+// works is Report, but reading does not work while a topic is missing.
+func (s *Source) works(err error) {
+	if err != nil || !s.missing.Load() {
+		s.Report(err)
+	}
+}
+
 func (s *Source) client(ctx context.Context) (*kgo.Client, error) {
-	opts, err := s.cfg.options(s.Deps)
+	d := s.Deps
+	d.Report = s.works
+	opts, err := s.cfg.options(d)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +191,7 @@ func (s *Source) poll(ctx context.Context, cl *kgo.Client, emit driver.Emit) err
 			s.Report(fmt.Errorf("read topic %s: %w", topic, s.cfg.explain(topic, err)))
 		})
 		if !failed && fetches.NumRecords() > 0 {
-			s.Report(nil)
+			s.works(nil)
 		}
 		var err error
 		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
