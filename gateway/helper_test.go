@@ -3,6 +3,7 @@ package gateway_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -307,7 +308,7 @@ func (c *client) closed() (int, string) {
 	for {
 		_ = c.SetReadDeadline(time.Now().Add(patience))
 		if _, _, err := c.ReadMessage(); err != nil {
-			ce, ok := err.(*websocket.CloseError)
+			ce, ok := errors.AsType[*websocket.CloseError](err)
 			if !ok {
 				c.t.Fatalf("no close frame: %v", err)
 			}

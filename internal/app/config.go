@@ -5,7 +5,6 @@ package app
 import (
 	"errors"
 	"os"
-	"regexp"
 
 	"weft.dev/weft/bridge"
 	"weft.dev/weft/gateway"
@@ -72,7 +71,7 @@ type Log struct {
 // DefaultConfig is one node, site "local", all roles, loopback only.
 func DefaultConfig() Config {
 	host, err := os.Hostname()
-	if err != nil || !siteName.MatchString(host) {
+	if err != nil || conf.Name("node", host) != nil {
 		host = "local-1"
 	}
 	return Config{
@@ -89,13 +88,11 @@ func DefaultConfig() Config {
 	}
 }
 
-var siteName = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
-
 // Validate names every key that cannot work.
 func (c Config) Validate() error {
 	errs := []error{
-		name("site", c.Site),
-		name("node", c.Node),
+		conf.Name("site", c.Site), // each is one token of a subject
+		conf.Name("node", c.Node),
 		conf.Required("data", c.Data),
 		conf.Under("mesh", c.Mesh.Validate()),
 		conf.Under("gateway", c.Gateway.Config.Validate()),
@@ -114,12 +111,4 @@ func (c Config) Validate() error {
 	}
 	errs = append(errs, bridge.ValidateAll("bridges", c.Bridges))
 	return errors.Join(errs...)
-}
-
-// name checks a site or node name: it becomes one token of a subject.
-func name(path, v string) error {
-	if siteName.MatchString(v) {
-		return nil
-	}
-	return conf.Field(path, "want 1 to 32 letters, digits, _ or -")
 }

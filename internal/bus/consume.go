@@ -75,9 +75,6 @@ func (b *Bus) Consume(ctx context.Context, cfg ConsumeConfig, h func(context.Con
 	}
 }
 
-// maxMissed heartbeats, 10 s apart, before a consumer is looked up again.
-const maxMissed = 3
-
 func (b *Bus) consumeOnce(ctx context.Context, cfg ConsumeConfig, h func(context.Context, *Delivery) error) error {
 	cons, err := b.ensureConsumer(ctx, cfg)
 	if err != nil {

@@ -1,6 +1,8 @@
 package bus
 
 import (
+	"errors"
+
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -50,8 +52,7 @@ func register[C prometheus.Collector](reg prometheus.Registerer, c C) C {
 	if reg == nil {
 		return c
 	}
-	err := reg.Register(c)
-	if already, ok := err.(prometheus.AlreadyRegisteredError); ok {
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](reg.Register(c)); ok {
 		if old, ok := already.ExistingCollector.(C); ok {
 			return old
 		}

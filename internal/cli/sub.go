@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -201,7 +202,9 @@ func (s *subscription) message(kind, data string) error {
 		if err := e.UnmarshalJSON([]byte(data)); err != nil {
 			return fmt.Errorf("read event: %w", err)
 		}
-		fmt.Fprintf(s.Stdout, "%s  %s  %s  %s\n", e.Time, e.Type, e.ID, preview(e))
+		// The gateway tells the subject where it is not the type.
+		subject := cmp.Or(e.Extensions["weftsubject"], e.Type)
+		fmt.Fprintf(s.Stdout, "%s  %s  %s  %s\n", e.Time, subject, e.ID, preview(e))
 	}
 	s.seen++
 	if s.flags.count > 0 && s.seen >= s.flags.count {

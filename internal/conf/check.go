@@ -117,7 +117,7 @@ func AtLeast[T cmp.Ordered](path string, v, lo T) error {
 
 // Between wants a number, Duration or Size from lo to hi.
 func Between[T cmp.Ordered](path string, v, lo, hi T) error {
-	if v < lo || v > hi {
+	if v < lo || v > hi || v != v { // NaN is neither
 		return Field(path, fmt.Sprintf("want %v to %v, have %v", lo, hi, v))
 	}
 	return nil

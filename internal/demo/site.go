@@ -64,7 +64,7 @@ func (w *world) sites() error {
 // linkAddr is where fra waits for iad. The address stands in both files, so it
 // is chosen before either starts.
 func (w *world) linkAddr() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(w.port(7422)))
+	l, err := w.listen(7422)
 	if err != nil {
 		return "", w.portError("the link between the sites", err)
 	}
@@ -163,15 +163,15 @@ type role struct {
 // pod opens a service's listeners and builds it.
 func (w *world) pod(at *site, r role) (*shop.Service, error) {
 	p := &pod{name: r.name, world: w, site: at, ready: make(chan struct{})}
-	service, err := net.Listen("tcp", "127.0.0.1:0")
+	service, err := w.listen(0)
 	if err != nil {
 		return nil, err
 	}
 	p.port = service.Addr().(*net.TCPAddr).Port
-	if p.api, err = net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(w.port(r.port))); err != nil {
+	if p.api, err = w.listen(r.port); err != nil {
 		return nil, w.portError("the sidecar of "+r.name, err)
 	}
-	if p.admin, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+	if p.admin, err = w.listen(0); err != nil {
 		return nil, err
 	}
 	s := r.build("http://"+p.api.Addr().String(), &http.Client{Transport: witness{w.ledger}})

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync/atomic"
 
@@ -87,7 +88,7 @@ func (w *world) open() error {
 		name     string
 		port     int
 	}{{&w.aws, "SNS/SQS", 4566}, {&w.page, "the order board", 8480}, {&w.partner, "the partner", 8490}} {
-		if *l.listener, err = net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", w.port(l.port))); err != nil {
+		if *l.listener, err = w.listen(l.port); err != nil {
 			return errors.Join(w.portError(l.name, err), w.shut())
 		}
 	}
@@ -95,6 +96,12 @@ func (w *world) open() error {
 		return errors.Join(err, w.shut())
 	}
 	return nil
+}
+
+// listen opens the usual port on loopback, or a free one.
+func (w *world) listen(usual int) (net.Listener, error) {
+	var lc net.ListenConfig
+	return lc.Listen(context.Background(), "tcp", "127.0.0.1:"+strconv.Itoa(w.port(usual)))
 }
 
 // port is the usual port, or 0 for a free one.

@@ -17,8 +17,14 @@ func TestSampled(t *testing.T) {
 		give string
 		want bool
 	}{
-		{head + "01", true}, {head + "00", false}, {head + "03", true}, {head + "02", false},
-		{"", false}, {head, false}, {head + "0", false}, {head + "0g", false},
+		{head + "01", true},
+		{head + "00", false},
+		{head + "03", true},
+		{head + "02", false},
+		{"", false},
+		{head, false},
+		{head + "0", false},
+		{head + "0g", false},
 	}
 	for _, tt := range tests {
 		t.Run(tt.give, func(t *testing.T) {
