@@ -54,7 +54,7 @@ func checkMarker(path string, m marker) error {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(path, append(raw, '\n'), 0o600)
+		return writeWhole(path, append(raw, '\n'))
 	}
 	if err != nil {
 		return err
@@ -64,10 +64,28 @@ func checkMarker(path string, m marker) error {
 		return fmt.Errorf("%s is damaged: %w", path, err)
 	}
 	if old != m {
-		return fmt.Errorf("%s belongs to node %s of site %s, not to node %s of site %s",
+		return fmt.Errorf("%s belongs to node %s of site %s, not to node %s of site %s: set node and site to these, or another directory",
 			filepath.Dir(path), old.Node, old.Site, m.Node, m.Site)
 	}
 	return nil
+}
+
+// writeWhole writes a file that is there entirely or not at all, whenever the
+// process or the machine dies: a damaged marker would lock its own node out.
+func writeWhole(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name()) // the error says more
+	}
+	return err
 }
 
 var errLocked = errors.New("locked")

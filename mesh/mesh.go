@@ -5,10 +5,13 @@ package mesh
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"regexp"
 	"slices"
 	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
 
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/conf"
@@ -103,6 +106,18 @@ func (c Client) validate() error {
 			errs = append(errs, conf.Field(path+".name", "want a name that is not taken"))
 		}
 		seen[u.Name] = true
+		errs = append(errs, subjects(path+".publish", u.Publish), subjects(path+".subscribe", u.Subscribe))
+	}
+	return errors.Join(errs...)
+}
+
+// subjects wants NATS subjects, which may hold more than Weft's.
+func subjects(path string, list []string) error {
+	var errs []error
+	for i, s := range list {
+		if !server.IsValidSubject(s) {
+			errs = append(errs, conf.Field(conf.Item(path, i), fmt.Sprintf("want a NATS subject such as ev.fra.orders.>, have %q", s)))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -136,6 +136,9 @@ func TestValidate(t *testing.T) {
 			c.Client.Listen = "0.0.0.0:4222"
 			c.Client.Users = []mesh.User{{Name: "app", Password: "x"}}
 		}, ""},
+		{"bad permission", func(c *mesh.Config) {
+			c.Client.Users = []mesh.User{{Name: "a", Password: "x", Publish: []string{"a..b"}}}
+		}, "client.users[0].publish[0]"},
 		{"reserved user", func(c *mesh.Config) { c.Client.Users = []mesh.User{{Name: "weft-node", Password: "x"}} }, "client.users[0].name"},
 		{"no secret", func(c *mesh.Config) {
 			c.Links.Sites = []mesh.Link{{Name: "b", URLs: []string{"nats://b:7422"}}}

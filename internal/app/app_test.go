@@ -161,6 +161,7 @@ func TestStartFailuresNameThePlace(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"data"}},
+		{"site with a leading dash", func(c *app.Config) { c.Site = "-a" }, []string{"site: want", "letters"}},
 		{"site that is no token", func(c *app.Config) { c.Site = "a.b" }, []string{"site", "letters"}},
 	}
 	for _, tt := range tests {

@@ -203,7 +203,7 @@ func (s *subscription) message(kind, data string) error {
 			return fmt.Errorf("read event: %w", err)
 		}
 		// The gateway tells the subject where it is not the type.
-		subject := cmp.Or(e.Extensions["weftsubject"], e.Type)
+		subject := cmp.Or(e.Extensions[event.ExtSubject], e.Type)
 		fmt.Fprintf(s.Stdout, "%s  %s  %s  %s\n", e.Time, subject, e.ID, preview(e))
 	}
 	s.seen++

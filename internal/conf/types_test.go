@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -151,6 +152,7 @@ func TestChecks(t *testing.T) {
 		{"not set", conf.Required("r", conf.Secret("")), "r: must be set"},
 		{"too few", conf.AtLeast("n", 0, 1), "n: want 1 or more, have 0"},
 		{"too long", conf.Between("d", conf.Duration(time.Hour), 0, conf.Duration(time.Minute)), "d: want 0s to 1m, have 1h"},
+		{"not a number", conf.Between("n", math.NaN(), 0, 1), "n: want 0 to 1, have NaN"},
 		{"nothing under", conf.Under("a", nil), ""},
 		{"plain error under", conf.Under("a", errors.New("no")), "a: no"},
 		{"wrapped under", conf.Under("a", fmt.Errorf("x: %w", conf.Field("b", "no"))), "a.b: no"},
