@@ -72,6 +72,7 @@ type conn struct {
 	r, w     int
 	body     []byte
 	deadline time.Time
+	stop     func() bool // ends the watch for the end of the run; nil: none
 }
 
 func (ep endpoint) dial(ctx context.Context) (*conn, error) {
@@ -93,7 +94,12 @@ func (ep endpoint) dial(ctx context.Context) (*conn, error) {
 	return &conn{nc: nc, buf: make([]byte, readBuffer)}, nil
 }
 
-func (c *conn) close() { _ = c.nc.Close() }
+func (c *conn) close() {
+	if c.stop != nil {
+		c.stop()
+	}
+	_ = c.nc.Close()
+}
 
 // response is an answer; body is valid until the next one is read.
 type response struct {

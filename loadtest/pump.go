@@ -188,7 +188,7 @@ func (p *pump) attempt(ctx context.Context, c **conn, r *request) (bool, error) 
 			return false, err
 		}
 		*c = fresh
-		context.AfterFunc(ctx, func() { _ = fresh.nc.SetDeadline(time.Now().Add(lastAnswer)) })
+		fresh.stop = context.AfterFunc(ctx, func() { _ = fresh.nc.SetDeadline(time.Now().Add(lastAnswer)) })
 	}
 	now := time.Now()
 	resp, err := (*c).roundTrip(r.stamped(now), now)

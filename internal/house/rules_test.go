@@ -29,6 +29,7 @@ func TestGoRules(t *testing.T) {
 		{"a role's test does", "ui/a_test.go", "package p\nimport _ \"weft.dev/weft/internal/wefttest\"", ""},
 		{"base imports role", "internal/bus/a.go", "package p\nimport _ \"weft.dev/weft/mesh\"", "internal/bus/a.go:3: internal/bus may not import mesh"},
 		{"wiring imports role", "internal/app/a.go", "package p\nimport _ \"weft.dev/weft/mesh\"", ""},
+		{"test of the product runs it", "test/crash/a_test.go", "package p\nimport _ \"weft.dev/weft/internal/demo\"", ""},
 		{"new folder", "gizmo/a.go", "package p\nimport _ \"weft.dev/weft/event\"", "gizmo/a.go:3: gizmo may not import event"},
 		{"event imports a library", "event/a.go", "package p\nimport _ \"github.com/x/y\"", "event/a.go:3: event may import only the standard library, not github.com/x/y"},
 		{"event's test does", "event/a_test.go", "package p\nimport _ \"github.com/x/y\"", ""},
