@@ -90,6 +90,17 @@ func (c Config) Validate() error {
 	)
 }
 
+// ValidateAt is Validate for the configuration of the named site.
+func (c Config) ValidateAt(site string) error {
+	errs := []error{c.Validate()}
+	for i, l := range c.Links.Sites {
+		if l.Name == site {
+			errs = append(errs, conf.Field(conf.Item("links.sites", i)+".name", "want another site: none is linked to itself"))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (c Client) validate() error {
 	var errs []error
 	if c.Listen != "" {

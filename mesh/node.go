@@ -49,7 +49,7 @@ type Node struct {
 
 // New checks the configuration and builds a node.
 func New(cfg Config, d Deps) (*Node, error) {
-	if err := errors.Join(cfg.Validate(), conf.Name("site", d.Site), conf.Name("node", d.Node), conf.Required("data", d.Dir)); err != nil {
+	if err := errors.Join(cfg.ValidateAt(d.Site), conf.Name("site", d.Site), conf.Name("node", d.Node), conf.Required("data", d.Dir)); err != nil {
 		return nil, fmt.Errorf("mesh configuration: %w", err)
 	}
 	var opts []bus.Option
@@ -58,9 +58,6 @@ func New(cfg Config, d Deps) (*Node, error) {
 	}
 	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), ready: make(chan struct{})}
 	for _, l := range cfg.Links.Sites {
-		if l.Name == d.Site {
-			return nil, fmt.Errorf("mesh configuration: %w", conf.Field("links.sites", "a site cannot be linked to itself: "+l.Name))
-		}
 		n.links = append(n.links, newLink(n, l))
 	}
 	n.metrics = newMetrics(n)

@@ -62,6 +62,10 @@ func TestStartRefused(t *testing.T) {
 	busyLinks := local()
 	busyLinks.Links.Listen = ln.Addr().String()
 
+	twice := local()
+	twice.Client.Listen = freeAddr(t)
+	twice.Links.Listen = twice.Client.Listen
+
 	held := wefttest.Deps(t, "a")
 	wefttest.Start(t, local(), held)
 	foreign := wefttest.Deps(t, "a")
@@ -86,6 +90,7 @@ func TestStartRefused(t *testing.T) {
 	}{
 		{"client port in use", busy, wefttest.Deps(t, "a"), "mesh.client.listen", "address already in use"},
 		{"link port in use", busyLinks, wefttest.Deps(t, "a"), "mesh.links.listen", "address already in use"},
+		{"one port for both", twice, wefttest.Deps(t, "a"), "mesh.links.listen", "address already in use"},
 		{"second process", local(), held, "data", "in use by another process"},
 		{"another site's data", local(), foreign, "data", "belongs to node a-1 of site a, not to node a-1 of site b"},
 		{"not a directory", local(), file, "data", "not a directory"},

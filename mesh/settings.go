@@ -31,7 +31,8 @@ type keys struct{ node, anonymous string }
 
 func newKeys() keys { return keys{node: rand.Text(), anonymous: rand.Text()} }
 
-// probePorts finds a port in use before the server does, and names its key.
+// probePorts finds a port in use before the server does, also by the other
+// listener, and names its key.
 func (n *Node) probePorts(ctx context.Context) error {
 	for _, l := range []struct{ key, addr string }{
 		{"mesh.client.listen", n.cfg.Client.Listen},
@@ -44,9 +45,7 @@ func (n *Node) probePorts(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen: %w", conf.Field(l.key, err.Error()))
 		}
-		if err := ln.Close(); err != nil {
-			return fmt.Errorf("probe %s: %w", l.addr, err)
-		}
+		defer ln.Close()
 	}
 	return nil
 }

@@ -94,7 +94,7 @@ func (c Config) Validate() error {
 		conf.Name("site", c.Site), // each is one token of a subject
 		conf.Name("node", c.Node),
 		conf.Required("data", c.Data),
-		conf.Under("mesh", c.Mesh.Validate()),
+		conf.Under("mesh", c.Mesh.ValidateAt(c.Site)),
 		conf.Under("gateway", c.Gateway.Config.Validate()),
 		conf.Under("gateway.webhooks", c.Gateway.Webhooks.Validate()),
 		conf.HostPort("admin.listen", c.Admin.Listen),

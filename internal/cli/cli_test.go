@@ -88,25 +88,26 @@ func TestFailuresExitOne(t *testing.T) {
 	}
 }
 
-const fiveMistakes = `site: fra
+const mistakes = `site: fra
 sight: typo
 gateway: {listen: nowhere, heartbeat: soon}
 data: ${NOT_SET}
 telemetry:
   log: {level: loud}
+mesh: {links: {listen: "127.0.0.1:0", sites: [{name: fra, secret: sixteen-characters}]}}
 site: iad
 `
 
 func TestCheckListsEveryMistakeWithItsLine(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "weft.yaml")
-	if err := os.WriteFile(file, []byte(fiveMistakes), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte(mistakes), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := command(t.Context(), "", "check", "-c", file)
 	if ExitCode(r.failure) != 1 {
 		t.Fatalf("exit %d: %v", ExitCode(r.failure), r.failure)
 	}
-	for _, want := range []string{":2: sight", ":3: gateway.heartbeat", ":4: data", ":7: site"} {
+	for _, want := range []string{":2: sight", ":3: gateway.heartbeat", ":4: data", ":7: mesh.links.sites[0].name: want another site", ":8: site"} {
 		if !strings.Contains(r.failure.Error(), file+want) {
 			t.Errorf("mistakes:\n%v\nwant one at %q", r.failure, want)
 		}
