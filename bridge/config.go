@@ -11,6 +11,7 @@ import (
 	"weft.dev/weft/bridge/kafka"
 	"weft.dev/weft/bridge/sns"
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/conf"
 )
 
@@ -197,16 +198,9 @@ func (m MeshSource) Validate() error {
 	if len(m.Subjects) == 0 {
 		errs = append(errs, conf.Field("subjects", "want at least one pattern, such as orders.>"))
 	}
-	for i, p := range m.Subjects {
-		item := conf.Item("subjects", i)
-		if err := event.CheckPattern(p); err != nil {
-			errs = append(errs, conf.Field(item, err.Error()))
-			continue
-		}
-		for _, before := range m.Subjects[:i] {
-			if event.Overlap(p, before) {
-				errs = append(errs, conf.Field(item, fmt.Sprintf("want patterns that do not overlap: some subjects match both %s and %s", before, p)))
-			}
+	for i, err := range bus.CheckPatterns(m.Subjects) {
+		if err != nil {
+			errs = append(errs, conf.Field(conf.Item("subjects", i), err.Error()))
 		}
 	}
 	if m.Start != "" {

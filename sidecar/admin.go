@@ -46,6 +46,7 @@ type SubscriptionPresence struct {
 	Consumer    string       `json:"consumer"`
 	Subjects    []string     `json:"subjects"`
 	Breaker     policy.State `json:"breaker"`
+	Reason      string       `json:"reason,omitempty"` // what does not work, the app or the consumer
 	Held        int64        `json:"held"`
 	Inflight    int64        `json:"inflight"`
 	Delivered   int64        `json:"delivered"`
@@ -64,6 +65,9 @@ func (p *Proxy) presence() Presence {
 			Name: l.name, Consumer: l.durable, Subjects: p.cfg.Subscriptions[i].Subjects,
 			Breaker: policy.State(l.state.Load()), Held: l.count.held.Load(), Inflight: l.count.inflight.Load(),
 			Delivered: l.count.delivered.Load(), Failed: l.count.failed.Load(), DeadLetters: l.count.buried.Load(),
+		}
+		if why := l.fault.Load(); why != nil {
+			out.Subscriptions[i].Reason = *why
 		}
 	}
 	return out

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/codes"
@@ -97,6 +98,17 @@ func (c *caller) post(ctx context.Context, e event.Stored, attempt int) outcome 
 	return out
 }
 
+// fault says in one line why the app did not do its work; empty if it did.
+func (o outcome) fault() string {
+	switch {
+	case o.verdict == accepted || o.verdict == refused:
+		return ""
+	case o.status != 0:
+		return strings.TrimSpace("the app answered " + strconv.Itoa(o.status) + " " + http.StatusText(o.status))
+	}
+	return o.reason
+}
+
 // kind is the error.type of an outcome.
 func (o outcome) kind() string {
 	if o.status != 0 {
@@ -169,10 +181,11 @@ func (c *caller) broken(ctx context.Context, err error) outcome {
 }
 
 func judge(resp *http.Response, text []byte) outcome {
-	out := outcome{status: resp.StatusCode, reason: resp.Status}
-	if len(text) > 0 {
-		out.reason = string(text)
+	if len(text) == 0 {
+		text = []byte(resp.Status)
 	}
+	// Spans hold UTF-8 only, whatever the app says.
+	out := outcome{status: resp.StatusCode, reason: strings.ToValidUTF8(string(text[:min(len(text), maxError)]), "\uFFFD")}
 	switch code := resp.StatusCode; {
 	case code >= 200 && code < 300:
 		out.verdict = accepted

@@ -3,11 +3,13 @@ package sidecar
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/sidecar/policy"
 )
@@ -262,7 +264,6 @@ func (s Subscription) Validate() error {
 	b := s.CircuitBreaker
 	errs := []error{
 		conf.Name("name", s.Name),
-		checkPatterns(s.Subjects),
 		conf.OneOf("from", s.From, "new", "all"),
 		conf.OneOf("deliver.mode", s.Deliver.Mode, "push"),
 		checkPath("deliver.path", s.Deliver.Path),
@@ -279,6 +280,14 @@ func (s Subscription) Validate() error {
 		conf.Between("circuitBreaker.maxWaitDurationInOpenState", b.MaxWaitDurationInOpenState, conf.Duration(time.Millisecond), conf.Duration(time.Hour)),
 		conf.Between("circuitBreaker.permittedNumberOfCallsInHalfOpenState", b.PermittedNumberOfCallsInHalfOpenState, 1, 1000),
 		conf.OneOf("deadLetter.action", s.DeadLetter.Action, deadLetterStore, deadLetterNever),
+	}
+	for i, err := range bus.CheckPatterns(s.Subjects) {
+		if err != nil {
+			errs = append(errs, conf.Field(conf.Item("subjects", i), err.Error()))
+		}
+	}
+	if len(s.Subjects) == 0 {
+		errs = append(errs, conf.Field("subjects", "want at least one pattern, such as orders.>"))
 	}
 	if err := conf.OneOf("circuitBreaker.slidingWindowType", b.SlidingWindowType, string(policy.CountBased), string(policy.TimeBased)); err != nil {
 		errs = append(errs, err)
@@ -320,7 +329,7 @@ func (s Subscription) withDefaults() Subscription {
 func (s Subscription) policies() (policy.BreakerConfig, policy.Retry) {
 	b := s.CircuitBreaker
 	w, _ := policy.ParseWindow(policy.WindowType(b.SlidingWindowType), b.SlidingWindowSize) // Validate has checked it
-	return policy.BreakerConfig{
+	breaker := policy.BreakerConfig{
 		FailureRateThreshold:                  b.FailureRateThreshold,
 		SlowCallRateThreshold:                 b.SlowCallRateThreshold,
 		SlowCallDurationThreshold:             b.SlowCallDurationThreshold.Std(),
@@ -329,7 +338,8 @@ func (s Subscription) policies() (policy.BreakerConfig, policy.Retry) {
 		WaitDurationInOpenState:               b.WaitDurationInOpenState.Std(),
 		MaxWaitDurationInOpenState:            b.MaxWaitDurationInOpenState.Std(),
 		PermittedNumberOfCallsInHalfOpenState: b.PermittedNumberOfCallsInHalfOpenState,
-	}, policy.Retry{
+	}
+	return breaker, policy.Retry{
 		MaxAttempts:     s.Retry.MaxAttempts,
 		InitialInterval: s.Retry.InitialInterval.Std(),
 		MaxInterval:     s.Retry.MaxInterval.Std(),
@@ -363,7 +373,7 @@ func checkPatterns(patterns []string) error {
 }
 
 func checkPath(path, v string) error {
-	if !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " #\r\n\t") {
+	if _, err := url.ParseRequestURI(v); err != nil || !strings.HasPrefix(v, "/") || strings.ContainsAny(v, " #") {
 		return conf.Field(path, fmt.Sprintf("want a path such as /events, have %q", v))
 	}
 	return nil

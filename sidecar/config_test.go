@@ -51,6 +51,7 @@ subscriptions:
     deadLetter: {action: drop}
     ackWait: 5s
   - {name: work, subjects: ["x"]}
+  - {name: twice, subjects: ["orders.>", "orders.created"], deliver: {path: "/%zz"}}
 telemetry: {log: {level: loud}}
 `
 	_, err := sidecar.LoadConfig([]byte(bad), os.LookupEnv)
@@ -71,7 +72,8 @@ telemetry: {log: {level: loud}}
 		"subscriptions[0].subjects", "subscriptions[0].deliver.concurrency", "subscriptions[0].deliver.mode",
 		"subscriptions[0].deliver.path", "subscriptions[0].retry.initialInterval", "subscriptions[0].retry.jitter",
 		"subscriptions[0].circuitBreaker.failureRateThreshold", "subscriptions[0].circuitBreaker.slidingWindowSize",
-		"subscriptions[0].deadLetter.action", "subscriptions[0].ackWait", "subscriptions[1].name", "telemetry.log.level",
+		"subscriptions[0].deadLetter.action", "subscriptions[0].ackWait", "subscriptions[1].name",
+		"subscriptions[2].subjects[1]", "subscriptions[2].deliver.path", "telemetry.log.level",
 	}
 	sortStrings := cmp.Transformer("sorted", func(s []string) string { return strings.Join(slices.Sorted(slices.Values(s)), "\n") })
 	if diff := cmp.Diff(want, got, sortStrings); diff != "" {

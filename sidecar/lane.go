@@ -1,10 +1,13 @@
 package sidecar
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"log/slog"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,7 +55,11 @@ type lane struct {
 	demand   chan pull
 	pulled   chan error
 
-	state atomic.Int64 // policy.State, for readers outside
+	callFault string // why the last call or probe failed; empty: it did not
+	pullFault string // why the last pull failed
+
+	state atomic.Int64           // policy.State, for readers outside
+	fault atomic.Pointer[string] // both faults, for readers outside
 	count counters
 }
 
@@ -102,7 +109,7 @@ type pull struct {
 }
 
 // run works until ctx ends and then drains.
-func (l *lane) run(ctx context.Context) error {
+func (l *lane) run(ctx context.Context) {
 	calls, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	var wg sync.WaitGroup
@@ -134,7 +141,7 @@ func (l *lane) run(ctx context.Context) error {
 		case <-timer.C:
 		case <-ctx.Done():
 			l.drain(cut)
-			return nil
+			return
 		}
 		timer.Reset(l.advance(time.Now()))
 	}
@@ -152,6 +159,7 @@ func (l *lane) pull() {
 // has come again because the node did not hear of it in time: its newer
 // delivery is the one to settle.
 func (l *lane) hold(d *bus.Delivery) {
+	l.pulls("")
 	if d.Attempt > 1 && l.done.has(d) {
 		l.ack(&item{d: d}) // the node did not hear of it
 		return
@@ -178,10 +186,44 @@ func (l *lane) hold(d *bus.Delivery) {
 func (l *lane) endPull(err error) {
 	l.stopPull()
 	l.stopPull = nil
+	fault := ""
 	if err != nil {
 		l.pullAt = time.Now().Add(pullPause)
-		l.log.Debug("pull ended", "subscription", l.name, "err", err)
+		fault = err.Error()
 	}
+	if err != nil && fault != l.pullFault && !errors.Is(err, errNoUpstream) { // the upstream tells of itself
+		l.log.Warn("events not pulled", "subscription", l.name, "err", err)
+	}
+	l.pulls(fault)
+}
+
+// pulls notes why pulls fail, or that they work again.
+func (l *lane) pulls(fault string) {
+	if fault == l.pullFault {
+		return
+	}
+	if fault == "" {
+		l.log.Info("events pulled again", "subscription", l.name)
+	}
+	l.pullFault = fault
+	l.explain()
+}
+
+// explain tells readers outside what does not work.
+func (l *lane) explain() {
+	both := strings.Trim(l.pullFault+"; "+l.callFault, "; ")
+	l.fault.Store(&both)
+}
+
+// moved is told of every transition of the breaker.
+func (l *lane) moved(from, to policy.State) {
+	l.state.Store(int64(to))
+	l.metrics.moved(to)
+	if to == policy.Open {
+		l.log.Warn("breaker opened: calls pause", "subscription", l.name, "from", from.String(), "reason", cmp.Or(l.callFault, "calls are slow"))
+		return
+	}
+	l.log.Info("breaker moved", "subscription", l.name, "from", from.String(), "to", to.String())
 }
 
 // keep tells the node that every held event is still being worked on, and
@@ -350,6 +392,8 @@ func (l *lane) settle(now time.Time, r result) {
 func (l *lane) probed(now time.Time, r result) {
 	l.probing = false
 	if r.err != nil {
+		l.callFault = r.err.Error()
+		l.explain()
 		l.breaker.Trip(now, r.job.permit)
 		l.log.Debug("health probe failed", "subscription", l.name, "err", r.err)
 		return
@@ -361,6 +405,10 @@ func (l *lane) probed(now time.Time, r result) {
 func (l *lane) judge(now time.Time, it *item, r result) {
 	it.last = r.out
 	l.metrics.called(r.out)
+	if r.out.verdict != aborted {
+		l.callFault = r.out.fault()
+		l.explain()
+	}
 	switch r.out.verdict {
 	case accepted:
 		it.attempts++

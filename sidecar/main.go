@@ -34,6 +34,7 @@ func Main(ctx context.Context, cfg Config, out io.Writer) error {
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	p, err := New(cfg, Deps{Log: log, Metrics: reg, API: api, Admin: admin})
 	if err != nil {
+		_, _ = api.Close(), admin.Close() // nothing was served on them
 		return err
 	}
 	return p.Run(ctx)

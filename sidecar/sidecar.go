@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -99,18 +100,15 @@ func (p *Proxy) Ready() <-chan struct{} { return p.api.Ready() }
 
 // push runs all subscriptions side by side: they drain together.
 func (p *Proxy) push(ctx context.Context) error {
-	done := make(chan error, len(p.lanes))
+	var lanes sync.WaitGroup
 	for _, l := range p.lanes {
-		go func() { // ends with ctx
-			err := l.run(ctx)
+		lanes.Go(func() { // ends with ctx
+			l.run(ctx)
 			l.worker.caller.client.CloseIdleConnections()
-			done <- err
-		}()
+		})
 	}
 	<-ctx.Done()
-	for range p.lanes {
-		<-done
-	}
+	lanes.Wait()
 	return nil
 }
 
@@ -128,11 +126,7 @@ func (p *Proxy) newLane(s Subscription, c *causes, m *metrics) *lane {
 	l.source = &feed{up: p.up, cfg: bus.ConsumeConfig{
 		Durable: l.durable, Patterns: s.Subjects, AckWait: ackWait, MaxAckPending: podsPerConsumer * l.capacity, From: s.From,
 	}}
-	l.breaker = policy.NewBreaker(breaker, mathrand.Float64, func(from, to policy.State) {
-		l.state.Store(int64(to))
-		lm.moved(to)
-		p.log.Info("breaker moved", "subscription", s.Name, "from", from.String(), "to", to.String())
-	})
+	l.breaker = policy.NewBreaker(breaker, mathrand.Float64, l.moved)
 	l.worker = &worker{
 		caller: caller{
 			client: newClient(s.Deliver.Concurrency), url: p.cfg.App.url(s.Deliver.Path), health: p.cfg.App.url(p.cfg.App.HealthPath),

@@ -22,6 +22,24 @@ type ConsumeConfig struct {
 	From          string        // "new" (default) or "all", when the consumer is first made
 }
 
+// CheckPatterns says for each pattern what keeps it from being one of a
+// consumer's, nil if nothing: the node refuses patterns that overlap.
+func CheckPatterns(patterns []string) []error {
+	errs := make([]error, len(patterns))
+	for i, p := range patterns {
+		if errs[i] = event.CheckPattern(p); errs[i] != nil {
+			continue
+		}
+		for j, before := range patterns[:i] {
+			if errs[j] == nil && event.Overlap(p, before) {
+				errs[i] = fmt.Errorf("want patterns that do not overlap: some subjects match both %s and %s", before, p)
+				break
+			}
+		}
+	}
+	return errs
+}
+
 // Delivery is one event handed to a consumer. Whoever holds it settles it.
 type Delivery struct {
 	event.Stored
