@@ -114,6 +114,7 @@ func (w *wan) set(cut, silent bool) {
 // Both sites publish before, during and after cuts of the network between them.
 // Afterwards each holds exactly what both accepted, in the order of its origin.
 func TestSitesAreLevelAfterCuts(t *testing.T) {
+	t.Parallel()
 	a := local()
 	a.Links.Listen = "127.0.0.1:0"
 	a.Links.Sites = []mesh.Link{{Name: "b", Secret: wefttest.Secret, Export: []string{">"}, Import: []string{">"}}}
@@ -183,6 +184,7 @@ func stream(ctx context.Context, t *testing.T, b *bus.Bus, prefix string) int {
 // Two nodes of different sites may bear the same name, as two machines with
 // the same host name do by default.
 func TestLinkOfNodesWithOneName(t *testing.T) {
+	t.Parallel()
 	addr := map[string]string{}
 	for _, name := range []string{"a", "b"} {
 		addr[name] = freeAddr(t)
@@ -217,6 +219,7 @@ func freeAddr(t *testing.T) string {
 // A site that lost its data begins a new stream and takes over again what the
 // linked site keeps. That one takes the new events of the site behind the old.
 func TestLinkAfterLossOfData(t *testing.T) {
+	t.Parallel()
 	for _, lost := range []string{"a", "b"} {
 		t.Run(lost+" lost", func(t *testing.T) {
 			p := newPair(t)

@@ -87,11 +87,17 @@ func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error 
 // on subjects of their own. EVENTS draws them from there under ev.<site>., and
 // what it has drawn is removed, so that nothing is drawn twice.
 func (n *Node) ensureCapture(ctx context.Context) error {
-	js := n.bus.JetStream()
+	left := n.drainCapture(ctx)
+	if left > 0 {
+		n.Log.ErrorContext(ctx, "captured messages are left behind: no configured subject takes them", "stream", captureStream, "messages", left)
+	}
 	if len(n.cfg.Events.Capture) == 0 {
+		if left > 0 {
+			return nil // they are kept
+		}
 		ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 		defer cancel()
-		err := js.DeleteStream(ctx, captureStream)
+		err := n.bus.JetStream().DeleteStream(ctx, captureStream)
 		if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) {
 			n.Log.WarnContext(ctx, "capture stream not removed", "err", err)
 		}
@@ -108,6 +114,32 @@ func (n *Node) ensureCapture(ctx context.Context) error {
 		Duplicates:  dedupeWindow,
 	})
 	return err
+}
+
+// drainCapture lets EVENTS take what was captured under another configuration
+// before that is changed: its source knows the old subjects alone. It waits as
+// long as EVENTS goes on taking and returns how many messages it leaves.
+func (n *Node) drainCapture(ctx context.Context) (left uint64) {
+	const patience = 15 * time.Second // without progress: the server looks for the source again after 10 s
+	for until := time.Now().Add(patience); ctx.Err() == nil && time.Now().Before(until); pause(ctx, 20*time.Millisecond) {
+		call, cancel := context.WithTimeout(ctx, apiTimeout)
+		s, err := n.bus.JetStream().Stream(call, captureStream)
+		cancel()
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return 0
+		}
+		if err != nil {
+			continue // just after the start there may be no answer
+		}
+		info := s.CachedInfo()
+		if info.State.Msgs == 0 || slices.Equal(info.Config.Subjects, n.cfg.Events.Capture) {
+			return 0
+		}
+		if info.State.Msgs != left {
+			left, until = info.State.Msgs, time.Now().Add(patience)
+		}
+	}
+	return left
 }
 
 // captureSource is how EVENTS draws from the capture stream.

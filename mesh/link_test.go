@@ -133,6 +133,7 @@ func (p *pair) start(t *testing.T, name string) {
 }
 
 func TestLinkCatchesUp(t *testing.T) {
+	t.Parallel()
 	for _, away := range []string{"a", "b"} {
 		t.Run(away+" restarts", func(t *testing.T) {
 			p := newPair(t)
@@ -249,6 +250,7 @@ func TestAskAnswersOpenSubjects(t *testing.T) {
 
 // Of two sites that both dial, the one whose name comes first makes the link.
 func TestLinkBothDial(t *testing.T) {
+	t.Parallel()
 	p := &pair{map[string]mesh.Config{}, map[string]mesh.Deps{}, map[string]*mesh.Node{}, map[string]func(){}}
 	addr := map[string]string{}
 	for _, name := range []string{"a", "b"} {

@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"path/filepath"
@@ -268,4 +269,31 @@ func TestUsers(t *testing.T) {
 		t.Fatal(err)
 	}
 	nc.Close()
+}
+
+// What was captured is an event of the site, also if the capture is taken out of
+// the configuration before the stream has drawn it.
+func TestCaptureTakenOut(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string][]string{"none": nil, "another": {"legacy.>"}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel() // the server takes 10 s to find the source again
+			cfg := local()
+			cfg.Events.Capture = []string{"old.>"}
+			deps := wefttest.Deps(t, "a")
+			n, stop := wefttest.StartStop(t, cfg, deps)
+			js := n.Bus().JetStream()
+			const count = 500
+			for i := range count {
+				if _, err := js.PublishAsync("old.thing", fmt.Append(nil, i)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			<-js.PublishAsyncComplete()
+			stop()
+			cfg.Events.Capture = next
+			n = wefttest.Start(t, cfg, deps)
+			wefttest.Eventually(t, 20*time.Second, "all that was captured", func() bool { return total(ids(t, n.Bus())) >= count })
+		})
+	}
 }
