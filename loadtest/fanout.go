@@ -139,6 +139,9 @@ func (f *fanout) socket(ctx context.Context, subject int) (*websocket.Conn, erro
 		h.Set("Authorization", "Bearer "+f.cfg.Token)
 	}
 	ws, resp, err := d.DialContext(ctx, "ws"+strings.TrimPrefix(trimSlash(f.cfg.Server), "http")+"/v1/ws", h)
+	if resp != nil {
+		_ = resp.Body.Close() // empty, or read already
+	}
 	if err != nil {
 		if resp != nil {
 			return nil, fmt.Errorf("%w: %s", err, resp.Status)

@@ -43,13 +43,6 @@ func (l *ledger) note(key int, seq uint64) bool {
 	return true
 }
 
-// distinct is the number of different events seen.
-func (l *ledger) distinct() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.seen
-}
-
 // lost counts what is missing of the first n events of a key.
 func (l *ledger) lost(key int, n uint64) uint64 {
 	l.mu.Lock()
