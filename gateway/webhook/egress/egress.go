@@ -142,7 +142,7 @@ func (p Policy) CheckURL(raw string) error {
 	addr, lit := literal(u.Hostname())
 	if lit {
 		if err := p.Check(addr); err != nil {
-			return fmt.Errorf("%s lies in a %s network, which is refused unless gateway.webhooks.allowNetworks contains it",
+			return fmt.Errorf("must not be %s in a %s network, unless gateway.webhooks.allowNetworks contains it",
 				addr.Unmap(), kindOf(addr.Unmap().WithZone("")))
 		}
 	}
@@ -155,7 +155,7 @@ func (p Policy) CheckURL(raw string) error {
 		}
 		return errors.New("must use https; plain http needs gateway.webhooks.allowHTTP or an allowed network")
 	}
-	return fmt.Errorf("scheme %q is unknown, must be https", u.Scheme)
+	return fmt.Errorf("must have the scheme https, not %q", u.Scheme)
 }
 
 // literal reads hosts that are certainly one known address: numbers and
