@@ -90,7 +90,7 @@ func TestCheckURL(t *testing.T) {
 		{"http://127.0.0.1:9/", local, ""},
 		{"http://localhost:9/", local, ""},
 		{"http://8.8.8.8/", local, "must use https"},
-		{"ftp://partner.example/", strict, `scheme "ftp" is unknown`},
+		{"ftp://partner.example/", strict, `must have the scheme https, not "ftp"`},
 		{"/relative", strict, "absolute URL"},
 		{"https://", strict, "absolute URL"},
 		{"mailto:a@b", strict, "absolute URL"},
