@@ -156,6 +156,14 @@ func (r *relay) once(ctx context.Context) error {
 		return err
 	}
 	defer e.sink.Close()
+	if c, ok := e.source.(driver.Connector); ok {
+		if err := c.Connect(run); err != nil {
+			if run.Err() != nil {
+				return nil
+			}
+			return err
+		}
+	}
 	r.setSource(e.source)
 	defer r.setSource(nil)
 	r.trouble("run", nil)

@@ -73,6 +73,12 @@ type Source interface {
 	Check(ctx context.Context) error
 }
 
+// Connector is a Source that connects before it reads, so that the engine knows
+// whether it can.
+type Connector interface {
+	Connect(ctx context.Context) error
+}
+
 // Lagger is a Source that knows how many messages wait behind it.
 type Lagger interface {
 	Lag(ctx context.Context) (int64, error)

@@ -102,9 +102,6 @@ func (s *Source) Run(ctx context.Context, emit driver.Emit) error {
 		return err
 	}
 	defer cl.Close()
-	if err := s.cfg.ping(ctx, cl); err != nil {
-		return err
-	}
 	look, found := context.WithCancel(ctx)
 	var looking sync.WaitGroup
 	looking.Go(func() { s.find(look, cl) })
@@ -347,20 +344,39 @@ func (s *Source) Lag(context.Context) (int64, error) {
 	return n, nil
 }
 
-// Check implements driver.Source.
-func (s *Source) Check(ctx context.Context) error {
+// Connect implements driver.Connector: it reaches a broker beside the group.
+func (s *Source) Connect(ctx context.Context) error {
+	cl, err := s.dial(ctx)
+	if err == nil {
+		cl.Close()
+	}
+	return err
+}
+
+// dial connects a client that reads nothing.
+func (s *Source) dial(ctx context.Context) (*kgo.Client, error) {
 	opts, err := s.cfg.options(s.Deps)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	cl, err := kgo.NewClient(opts...)
 	if err != nil {
-		return fmt.Errorf("set up kafka client: %w", err)
+		return nil, fmt.Errorf("set up kafka client: %w", err)
 	}
-	defer cl.Close()
 	if err := s.cfg.ping(ctx, cl); err != nil {
+		cl.Close()
+		return nil, err
+	}
+	return cl, nil
+}
+
+// Check implements driver.Source.
+func (s *Source) Check(ctx context.Context) error {
+	cl, err := s.dial(ctx)
+	if err != nil {
 		return err
 	}
+	defer cl.Close()
 	if err := s.cfg.exists(ctx, cl, s.cfg.Topics...); err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ import (
 	snstypes "github.com/aws/aws-sdk-go-v2/service/sns/types"
 	sqstypes "github.com/aws/aws-sdk-go-v2/service/sqs/types"
 	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
 	"weft.dev/weft/internal/conf"
 )
 
@@ -98,11 +99,14 @@ func explain(target string, err error) error {
 	var topic *snstypes.NotFoundException
 	var queue *sqstypes.QueueDoesNotExist
 	var api smithy.APIError
+	var sent *smithyhttp.RequestSendError
 	switch {
 	case errors.As(err, &topic), errors.As(err, &queue):
 		return fmt.Errorf("%s does not exist: %w", target, err)
 	case errors.As(err, &api) && denied(api.ErrorCode()):
 		return fmt.Errorf("aws denies access to %s: %w", target, err)
+	case errors.As(err, &sent): // the layers around it say nothing
+		return fmt.Errorf("reach aws: %w", sent.Err)
 	}
 	return err
 }

@@ -321,7 +321,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{"unknown topic", r.sink("nope", d), "arn:aws:sns:us-east-1:000000000000:nope does not exist"},
 		{"unknown queue", r.source("nope", d), "nope does not exist"},
 		{"wrong key", sns.NewSink(sns.SinkConfig{AWS: other, TopicARN: r.TopicARN("orders")}, d), "aws denies access to topic arn:"},
-		{"nobody there", sns.NewSink(sns.SinkConfig{AWS: sns.AWS{Region: "x", Endpoint: "http://127.0.0.1:1", AccessKey: "k", SecretKey: "s"}, TopicARN: r.TopicARN("orders")}, d), "connection refused"},
+		{"nobody there", sns.NewSink(sns.SinkConfig{AWS: sns.AWS{Region: "x", Endpoint: "http://127.0.0.1:1", AccessKey: "k", SecretKey: "s"}, TopicARN: r.TopicARN("orders")}, d), `look up sns topic: reach aws: Post "http://127.0.0.1:1/": dial tcp 127.0.0.1:1: connect: connection refused`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -255,7 +255,7 @@ func (s *Source) Lag(ctx context.Context) (int64, error) {
 		QueueUrl: &s.cfg.QueueURL, AttributeNames: []types.QueueAttributeName{types.QueueAttributeNameApproximateNumberOfMessages},
 	})
 	if err != nil {
-		return 0, fmt.Errorf("read sqs queue: %w", err)
+		return 0, fmt.Errorf("read sqs queue: %w", explain("queue "+s.cfg.QueueURL, err))
 	}
 	return strconv.ParseInt(out.Attributes[string(types.QueueAttributeNameApproximateNumberOfMessages)], 10, 64)
 }
@@ -268,8 +268,6 @@ func (s *Source) Check(ctx context.Context) error {
 	defer func() { hangUp(s.aws) }()
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	if _, err := s.Lag(ctx); err != nil {
-		return explain("queue "+s.cfg.QueueURL, err)
-	}
-	return nil
+	_, err := s.Lag(ctx)
+	return err
 }

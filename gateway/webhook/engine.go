@@ -286,8 +286,15 @@ func (e *engine) attempt(t *track, it lane.Item) {
 func (e *engine) finish(t *track, it lane.Item, a Attempt, r lane.Result) {
 	now := time.Now()
 	e.mu.Lock()
+	failing := !t.FailingSince().IsZero()
 	d := t.Finish(it, r, lane.Moment{Head: e.head, Now: now, Rnd: rand.Float64()})
 	e.note(t, &a, d, now)
+	switch {
+	case !r.OK && !failing:
+		e.Log.Warn("webhook endpoint fails", "endpoint", a.Webhook, "err", a.Error)
+	case r.OK && failing:
+		e.Log.Info("webhook endpoint works again", "endpoint", a.Webhook)
+	}
 	e.mu.Unlock()
 	e.metrics.attempts.WithLabelValues(result(d.Verdict), statusClass(a.Status)).Inc()
 	e.postpone(d.Due, d.At)
@@ -314,7 +321,7 @@ func (e *engine) finish(t *track, it lane.Item, a Attempt, r lane.Result) {
 	case lane.Dead:
 		e.metrics.lost.WithLabelValues(deadReason(r)).Inc()
 		e.Log.Warn("webhook event given up", "endpoint", a.Webhook, "event_id", a.Event,
-			"seq", it.Seq, "attempt", it.Attempt, "reason", deadReason(r))
+			"seq", it.Seq, "attempt", it.Attempt, "reason", deadReason(r), "err", a.Error)
 	case lane.Delivered:
 	}
 	e.journal.add(a, func() { e.settle(t, it, d.Verdict) })

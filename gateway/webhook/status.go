@@ -23,7 +23,7 @@ const (
 // Status is how an endpoint is doing.
 type Status struct {
 	State        string    `json:"state"` // live, lagging, paused or disabled
-	Reason       string    `json:"reason,omitempty"`
+	Reason       string    `json:"reason,omitempty"` // why it is disabled, or what fails
 	FailingSince time.Time `json:"failingSince,omitzero"`
 	PausedUntil  time.Time `json:"pausedUntil,omitzero"`
 	Cursor       uint64    `json:"cursor,omitempty"`  // settled up to here
@@ -75,6 +75,9 @@ func (e *engine) statuses(ids []string) map[string]Status {
 		s.Cursor = t.Cursor(e.head)
 		s.Behind = e.head - min(e.head, s.Cursor)
 		s.Delivered, s.Failed = t.delivered, t.failed
+		if s.Reason == "" && !t.FailingSince().IsZero() {
+			s.Reason = t.last.Error
+		}
 		if t.last.Webhook != "" {
 			last := t.last
 			s.LastAttempt = &last

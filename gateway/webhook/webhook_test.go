@@ -200,9 +200,15 @@ func TestRetryAfter(t *testing.T) {
 	})
 	h := g.create(map[string]any{"url": rc.URL, "subjects": []string{"a"}})
 	publish(t, b, "a", 1)
-	wefttest.Eventually(t, 5*time.Second, "paused", func() bool { return g.status(h.ID).State == "paused" })
+	wefttest.Eventually(t, 5*time.Second, "paused", func() bool {
+		s := g.status(h.ID)
+		return s.State == "paused" && s.Reason == "answered 429 Too Many Requests"
+	})
 	publish(t, b, "a", 5)
 	wefttest.Eventually(t, 15*time.Second, "all delivered", func() bool { return len(rc.ids()) == 6 && len(rc.all()) == 7 })
+	if s := g.status(h.ID); s.Reason != "" {
+		t.Errorf("reason %q after a success", s.Reason)
+	}
 	got := rc.all()
 	if gap := got[1].at.Sub(got[0].at); gap < 2900*time.Millisecond || gap > 5*time.Second {
 		t.Errorf("endpoint was asked again after %s, want 3 s", gap)
