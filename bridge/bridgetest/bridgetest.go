@@ -66,20 +66,6 @@ func Deps(t testing.TB) (d driver.Deps, reported func() error) {
 	}
 }
 
-// until polls cond until it holds.
-func until(t testing.TB, what string, cond func() bool) {
-	t.Helper()
-	deadline := time.Now().Add(patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !cond() {
-		if time.Now().After(deadline) {
-			t.Fatalf("no %s within %v", what, patience)
-		}
-		<-tick.C
-	}
-}
-
 // ids of events, in order.
 func ids(events []event.Event) []string {
 	out := make([]string, len(events))

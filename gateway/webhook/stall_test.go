@@ -38,7 +38,6 @@ func TestJournalAfterAStall(t *testing.T) {
 type slowKV struct {
 	jetstream.KeyValue
 	fail int
-	rev  uint64
 }
 
 func (k *slowKV) Update(ctx context.Context, _ string, _ []byte, rev uint64) (uint64, error) {

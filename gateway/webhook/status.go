@@ -22,7 +22,7 @@ const (
 
 // Status is how an endpoint is doing.
 type Status struct {
-	State        string    `json:"state"` // live, lagging, paused or disabled
+	State        string    `json:"state"`            // live, lagging, paused or disabled
 	Reason       string    `json:"reason,omitempty"` // why it is disabled, or what fails
 	FailingSince time.Time `json:"failingSince,omitzero"`
 	PausedUntil  time.Time `json:"pausedUntil,omitzero"`

@@ -95,7 +95,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	<-done
+	_ = <-done // http.ErrServerClosed
 	if err != nil {
 		return fmt.Errorf("stop sns and sqs: %w", err)
 	}
