@@ -95,7 +95,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = srv.Close()
 	}
-	_ = <-done // http.ErrServerClosed
+	if failed := <-done; err == nil && !errors.Is(failed, http.ErrServerClosed) {
+		err = failed
+	}
 	if err != nil {
 		return fmt.Errorf("stop sns and sqs: %w", err)
 	}
