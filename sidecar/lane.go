@@ -57,6 +57,7 @@ type lane struct {
 
 	callFault string // why the last call or probe failed; empty: it did not
 	pullFault string // why the last pull failed
+	toldFault string // the last one logged
 
 	state atomic.Int64           // policy.State, for readers outside
 	fault atomic.Pointer[string] // both faults, for readers outside
@@ -219,11 +220,17 @@ func (l *lane) explain() {
 func (l *lane) moved(from, to policy.State) {
 	l.state.Store(int64(to))
 	l.metrics.moved(to)
-	if to == policy.Open {
-		l.log.Warn("breaker opened: calls pause", "subscription", l.name, "from", from.String(), "reason", cmp.Or(l.callFault, "calls are slow"))
-		return
+	level, why := slog.LevelDebug, "" // a probe that fails again is no news
+	switch {
+	case to == policy.Open:
+		why = cmp.Or(l.callFault, "calls are slow")
+		if from == policy.Closed || why != l.toldFault {
+			level, l.toldFault = slog.LevelWarn, why
+		}
+	case to == policy.Closed:
+		level = slog.LevelInfo
 	}
-	l.log.Info("breaker moved", "subscription", l.name, "from", from.String(), "to", to.String())
+	l.log.Log(context.Background(), level, "breaker moved", "subscription", l.name, "from", from.String(), "to", to.String(), "reason", why)
 }
 
 // keep tells the node that every held event is still being worked on, and
