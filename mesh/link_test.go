@@ -167,6 +167,10 @@ func TestLinkFilters(t *testing.T) {
 	p.stop["b"]()
 	p.cfg["b"].Links.Sites[0].Import = []string{"orders.>"}
 	p.start(t, "b")
+	wefttest.Eventually(t, 10*time.Second, "the new list in force", func() bool {
+		st, err := p.node["b"].Status(t.Context())
+		return err == nil && slices.Equal(st.Links[0].Imports, []string{"orders.>"})
+	})
 	publish(t, p.node["a"].Bus(), "orders.us.created", "us2", 50)
 	b = p.node["b"].Bus()
 	wefttest.Eventually(t, 10*time.Second, "the newly imported events", func() bool { return len(ids(t, b)["a"]) >= 100 })

@@ -141,7 +141,8 @@ type Telemetry struct {
 
 // Traces is the sampling of journeys that begin at this sidecar.
 type Traces struct {
-	Sample float64 `yaml:"sample" doc:"Share of the traces that begin here which are kept, 0 to 1; a trace that the app began keeps its own decision"`
+	Sample       float64 `yaml:"sample" doc:"Share of the traces that begin here which are kept, 0 to 1; a trace that the app began keeps its own decision"`
+	MaxPerSecond int     `yaml:"maxPerSecond" doc:"Most traces that begin here which are kept each second; 0: no limit"`
 }
 
 // Log is the log on standard error.
@@ -157,7 +158,7 @@ func DefaultConfig() Config {
 		Upstream:  Upstream{URLs: []string{"nats://127.0.0.1:4222"}},
 		Listeners: Listeners{API: "127.0.0.1:4280", Metrics: "127.0.0.1:9464"},
 		Drain:     Drain{Timeout: conf.Duration(25 * time.Second)},
-		Telemetry: Telemetry{Traces: Traces{Sample: 1}, Log: Log{Level: "info", Format: "text"}},
+		Telemetry: Telemetry{Traces: Traces{Sample: 1, MaxPerSecond: 100}, Log: Log{Level: "info", Format: "text"}},
 	}
 }
 
@@ -181,6 +182,7 @@ func (c Config) Validate() error {
 		conf.HostPort("listeners.metrics", c.Listeners.Metrics),
 		conf.Between("drain.timeout", c.Drain.Timeout, 0, conf.Duration(time.Hour)),
 		conf.Between("telemetry.traces.sample", c.Telemetry.Traces.Sample, 0, 1),
+		conf.AtLeast("telemetry.traces.maxPerSecond", c.Telemetry.Traces.MaxPerSecond, 0),
 		conf.OneOf("telemetry.log.level", c.Telemetry.Log.Level, "debug", "info", "warn", "error"),
 		conf.OneOf("telemetry.log.format", c.Telemetry.Log.Format, "text", "json"),
 	}

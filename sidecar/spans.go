@@ -44,7 +44,7 @@ func newSpans(cfg Config, instance string, up *upstream, m *metrics) *spans {
 	s.exporter = otlptrace.NewUnstarted(s)
 	s.provider = sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(s),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.Telemetry.Traces.Sample))),
+		sdktrace.WithSampler(obs.Sampler(cfg.Telemetry.Traces.Sample, cfg.Telemetry.Traces.MaxPerSecond)),
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", cfg.App.ID),
 			attribute.String("service.instance.id", instance),

@@ -30,7 +30,9 @@ type ProviderConfig struct {
 	// Sample is the share of new traces that are recorded, 0 to 1. A trace that began elsewhere keeps the decision
 	// made there, and the same trace id gets the same answer on every node.
 	Sample float64
-	Client otlptrace.Client
+	// MaxPerSecond bounds the new traces that are recorded; 0: no limit.
+	MaxPerSecond int
+	Client       otlptrace.Client
 }
 
 // NewProvider makes the tracer provider of one service. Shutdown sends what is left; call it before the client's
@@ -47,7 +49,7 @@ func NewProvider(cfg ProviderConfig, log *slog.Logger, reg prometheus.Registerer
 	}
 	return sdktrace.NewTracerProvider(
 		sdktrace.WithResource(resource.NewSchemaless(attrs...)),
-		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.TraceIDRatioBased(cfg.Sample))),
+		sdktrace.WithSampler(obs.Sampler(cfg.Sample, cfg.MaxPerSecond)),
 		sdktrace.WithSpanProcessor(newBatcher(cfg.Client, log, newPipeMetrics(reg))),
 	), nil
 }

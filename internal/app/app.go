@@ -91,7 +91,8 @@ func (n *Node) tracing() error {
 	}
 	var err error
 	n.provider, err = trace.NewProvider(trace.ProviderConfig{
-		Service: "weft", Site: n.cfg.Site, Node: n.cfg.Node, Sample: t.Traces.Sample, Client: n.spans,
+		Service: "weft", Site: n.cfg.Site, Node: n.cfg.Node, Client: n.spans,
+		Sample: t.Traces.Sample, MaxPerSecond: t.Traces.MaxPerSecond,
 	}, n.log, n.registry)
 	return err
 }

@@ -52,8 +52,9 @@ type OTLP struct {
 
 // Traces is the sampling and the store of spans.
 type Traces struct {
-	Sample float64    `yaml:"sample" doc:"Share of the traces that begin here which are kept, 0 to 1"`
-	Store  TraceStore `yaml:"store"`
+	Sample       float64    `yaml:"sample" doc:"Share of the traces that begin here which are kept, 0 to 1"`
+	MaxPerSecond int        `yaml:"maxPerSecond" doc:"Most traces that begin here which are kept each second; 0: no limit"`
+	Store        TraceStore `yaml:"store"`
 }
 
 // TraceStore bounds the spans kept in memory; the oldest trace goes first.
@@ -82,7 +83,7 @@ func DefaultConfig() Config {
 		Gateway: Gateway{Config: gateway.DefaultConfig(), Webhooks: webhook.DefaultConfig()},
 		Admin:   Admin{Listen: "127.0.0.1:8281"},
 		Telemetry: Telemetry{
-			Traces: Traces{Sample: 0.1, Store: TraceStore{MaxAge: conf.Duration(48 * 3600e9), MaxBytes: 64 << 20}},
+			Traces: Traces{Sample: 0.1, MaxPerSecond: 100, Store: TraceStore{MaxAge: conf.Duration(48 * 3600e9), MaxBytes: 64 << 20}},
 			Log:    Log{Level: "info", Format: "text"},
 		},
 	}
@@ -99,6 +100,7 @@ func (c Config) Validate() error {
 		conf.Under("gateway.webhooks", c.Gateway.Webhooks.Validate()),
 		conf.HostPort("admin.listen", c.Admin.Listen),
 		conf.Between("telemetry.traces.sample", c.Telemetry.Traces.Sample, 0, 1),
+		conf.AtLeast("telemetry.traces.maxPerSecond", c.Telemetry.Traces.MaxPerSecond, 0),
 		conf.AtLeast("telemetry.traces.store.maxBytes", c.Telemetry.Traces.Store.MaxBytes, 1<<20),
 		conf.OneOf("telemetry.log.level", c.Telemetry.Log.Level, "debug", "info", "warn", "error"),
 		conf.OneOf("telemetry.log.format", c.Telemetry.Log.Format, "text", "json"),

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nuid"
 )
 
 // pubAck is what the server answers to a publish or a batch.
@@ -18,75 +17,6 @@ type pubAck struct {
 	Duplicate bool      `json:"duplicate"`
 	Count     int       `json:"count"`
 	Error     *apiError `json:"error"`
-}
-
-// batch sends the group as one atomic batch and returns the last sequence.
-func (c *committer) batch(ctx context.Context, group []*item) (uint64, error) {
-	c.bus.m.batches.Observe(float64(len(group)))
-	id := []string{nuid.Next()}
-	reply := c.nextReply()
-	for i, it := range group {
-		h := it.msg.Header
-		h[headerBatchID] = id
-		h[headerBatchSeq] = sequences[i : i+1 : i+1]
-		it.msg.Reply = ""
-		if i == len(group)-1 {
-			h[headerBatchCommit] = sequences[0:1:1]
-			it.msg.Reply = reply + "0"
-		}
-	}
-	err := c.send(group)
-	for _, it := range group {
-		delete(it.msg.Header, headerBatchID)
-		delete(it.msg.Header, headerBatchSeq)
-		delete(it.msg.Header, headerBatchCommit)
-	}
-	if err != nil {
-		return 0, err
-	}
-	timer := time.NewTimer(ackWait)
-	defer timer.Stop()
-	for {
-		select {
-		case m := <-c.acks:
-			if !strings.HasPrefix(m.Subject, reply) {
-				continue
-			}
-			ack, err := readAck(m)
-			if err == nil && ack.Error != nil {
-				err = ack.Error
-			}
-			if err == nil && ack.Count != len(group) {
-				err = fmt.Errorf("%w: batch of %d acknowledged as %d", errNoAnswer, len(group), ack.Count)
-			}
-			return ack.Seq, err
-		case <-c.lost:
-			return 0, errNoAnswer
-		case <-timer.C:
-			return 0, errNoAnswer
-		}
-	}
-}
-
-// sequences are the values of the batch sequence header, made once.
-var sequences = func() (s [batchEvents]string) {
-	for i := range s {
-		s[i] = strconv.Itoa(i + 1)
-	}
-	return s
-}()
-
-func (c *committer) send(group []*item) error {
-	for _, it := range group {
-		if err := c.bus.nc.PublishMsg(&it.msg); err != nil {
-			mapped, again := sendError(err)
-			if again {
-				return fmt.Errorf("%w: %w", errNoAnswer, err)
-			}
-			return mapped
-		}
-	}
-	return nil
 }
 
 // single publishes items one by one, without waiting between them, and repeats

@@ -78,6 +78,48 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
+// Callers that publish the same ids at the same time: one of each is stored and
+// the others are told where, in batches that are sent ahead as in any other.
+func TestRepeatsTogether(t *testing.T) {
+	b := wefttest.Node(t)
+	const callers, each = 48, 60
+	acks := make([][]bus.Ack, callers)
+	var wg sync.WaitGroup
+	for c := range callers {
+		wg.Go(func() {
+			for i := range each {
+				ack, err := b.Publish(t.Context(), publication(fmt.Sprintf("%d-%d", c/3, i)))
+				if err != nil {
+					t.Errorf("publish: %v", err)
+					return
+				}
+				acks[c] = append(acks[c], ack)
+			}
+		})
+	}
+	wg.Wait()
+	at := stored(t, b)
+	if len(at) != callers/3*each {
+		t.Errorf("%d events stored, want %d", len(at), callers/3*each)
+	}
+	first := map[string]int{}
+	for _, list := range acks {
+		for _, ack := range list {
+			if at[ack.Seq] != ack.ID {
+				t.Errorf("seq %d holds %s, acknowledged as %s", ack.Seq, at[ack.Seq], ack.ID)
+			}
+			if !ack.Duplicate {
+				first[ack.ID]++
+			}
+		}
+	}
+	for id, n := range first {
+		if n != 1 {
+			t.Errorf("%s: %d acknowledgements say it was new", id, n)
+		}
+	}
+}
+
 // stored pages through the stream: event id by sequence.
 func stored(t *testing.T, b *bus.Bus) map[uint64]string {
 	t.Helper()

@@ -18,9 +18,12 @@ const (
 	// batchFloor is the size from which an atomic batch beats single publishes:
 	// staging a batch costs the server about three synced writes.
 	batchFloor = 4
-	// gather is how long a group grows under load: a batch has a fixed cost of
-	// about half a millisecond, so a little waiting makes everyone faster.
-	gather = 150 * time.Microsecond
+	// batchAhead is how many publishes wait while a batch is being committed
+	// until the next batch is begun: they then travel while the server works.
+	batchAhead = 8
+	// gatherMax is how long a batch grows at most after another one: its fixed
+	// cost is about half a millisecond, so a little waiting makes everyone faster.
+	gatherMax = 2 * time.Millisecond
 	// batchHeaders is room for the batch headers within max_payload.
 	batchHeaders = 160
 	// queueEvents and queueBytes bound what waits for a commit; callers block.
@@ -44,35 +47,38 @@ const (
 var errNoAnswer = errors.New("no acknowledgement from the mesh node")
 
 // committer is the group commit: callers append to the queue, one goroutine (in
-// run) takes all that is there and commits it while the next group gathers.
+// run) commits what is there. While the server commits a batch, the next one is
+// already sent to it, all but its last message, which commits it in turn.
 type committer struct {
 	bus        *Bus
 	perMessage bool
-	wake       chan struct{} // holds one value while the queue is not empty
+	wake       chan struct{} // holds one value when the queue has reached notify
 
-	mu    sync.Mutex
-	queue []*item       // guarded by mu
-	bytes int           // of queue; guarded by mu
-	room  chan struct{} // closed when the queue shrinks; guarded by mu
-	ended bool          // no more items are taken; guarded by mu
+	mu     sync.Mutex
+	queue  []*item       // guarded by mu
+	bytes  int           // of queue; guarded by mu
+	notify int           // length of queue that wakes run; guarded by mu
+	room   chan struct{} // closed when the queue shrinks; guarded by mu
+	ended  bool          // no more items are taken; guarded by mu
 
 	// Owned by run.
-	spare   []*item
-	epoch   string
-	inbox   string
-	acks    chan *nats.Msg
-	lost    chan nats.Status // tells that the connection broke: answers will not come
-	attempt uint64
-	seen    map[string]struct{}
+	next, spare *batch // what is committed next, perhaps partly sent; an empty one
+	epoch       string
+	inbox       string
+	acks        chan *nats.Msg
+	lost        chan nats.Status // tells that the connection broke: answers will not come
+	attempt     uint64
 }
 
 func newCommitter(b *Bus) *committer {
 	return &committer{
-		bus:  b,
-		wake: make(chan struct{}, 1),
-		room: make(chan struct{}),
-		acks: make(chan *nats.Msg, 2*batchEvents), // one attempt and stale answers of the one before
-		seen: make(map[string]struct{}, batchEvents),
+		bus:    b,
+		wake:   make(chan struct{}, 1),
+		notify: 1,
+		room:   make(chan struct{}),
+		next:   newBatch(),
+		spare:  newBatch(),
+		acks:   make(chan *nats.Msg, 2*batchEvents), // one attempt and stale answers of the one before
 	}
 }
 
@@ -90,9 +96,9 @@ func (c *committer) enqueue(ctx context.Context, it *item) error {
 		if len(c.queue) == 0 || len(c.queue) < queueEvents && c.bytes+it.size <= queueBytes {
 			c.queue = append(c.queue, it)
 			c.bytes += it.size
-			first := len(c.queue) == 1
+			enough := len(c.queue) == c.notify
 			c.mu.Unlock()
-			if first {
+			if enough {
 				select {
 				case c.wake <- struct{}{}:
 				default:
@@ -136,95 +142,74 @@ func (c *committer) run(ctx context.Context) error {
 	}
 }
 
-// drain commits until the queue is empty. Under load, when the last group was
-// worth a batch, it lets the callers that were just answered join the next one.
+// drain commits until the queue is empty.
 func (c *committer) drain(ctx context.Context) {
 	for last := 0; ; {
 		if last >= batchFloor && !c.perMessage {
-			time.Sleep(gather)
+			c.gather(last)
 		}
-		group := c.take()
-		if last = len(group); last == 0 {
+		c.take(1)
+		if last = len(c.next.items); last == 0 {
 			return
 		}
-		c.commit(ctx, group)
-		clear(group)
+		start := time.Now()
+		c.learnEpoch(ctx)
+		now := c.next
+		c.next, c.spare = c.spare, nil
+		if c.perMessage || last < batchFloor && now.sent == 0 {
+			c.single(ctx, now.items)
+		} else {
+			c.commit(ctx, now)
+		}
+		now.reset()
+		c.spare = now
+		c.bus.m.commit.Observe(time.Since(start).Seconds())
 	}
 }
 
-// take moves the head of the queue to the committer: at most one batch.
-func (c *committer) take() []*item {
+// gather lets callers that were just answered join the next batch: until it has
+// three quarters of the last one, which most of them then have, or gatherMax is
+// over. What has come is sent ahead meanwhile.
+func (c *committer) gather(last int) {
+	timer := time.NewTimer(gatherMax)
+	defer timer.Stop()
+	for {
+		c.ahead()
+		if len(c.next.items) >= last*3/4 {
+			return
+		}
+		select {
+		case <-c.wake:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// take moves the head of the queue to the next batch, as far as it fits, if the
+// queue holds at least so many; if not, that is what wakes the committer.
+func (c *committer) take(least int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n, bytes := 0, 0
-	for n < len(c.queue) && n < batchEvents {
-		size := c.queue[n].size
-		if n > 0 && bytes+size > batchBytes {
-			break
-		}
-		n, bytes = n+1, bytes+size
+	if len(c.queue) < least {
+		c.notify = least
+		return
 	}
-	group := append(c.spare[:0], c.queue[:n]...)
-	c.spare = group
+	c.notify = batchAhead
+	n := 0
+	for n < len(c.queue) && c.next.add(c.queue[n]) {
+		c.bytes -= c.queue[n].size
+		n++
+	}
+	if n == 0 {
+		return
+	}
 	rest := copy(c.queue, c.queue[n:])
 	clear(c.queue[rest:])
 	c.queue = c.queue[:rest]
-	if n > 0 {
-		c.bytes -= bytes
-		close(c.room)
-		c.room = make(chan struct{})
-	}
+	close(c.room)
+	c.room = make(chan struct{})
 	c.bus.m.queue.Set(float64(rest))
-	return group
-}
-
-// commit settles every item of the group, in order.
-func (c *committer) commit(ctx context.Context, group []*item) {
-	start := time.Now()
-	c.learnEpoch(ctx)
-	for len(group) > 0 {
-		n := c.distinct(group)
-		c.commitDistinct(ctx, group[:n])
-		group = group[n:]
-	}
-	c.bus.m.commit.Observe(time.Since(start).Seconds())
-}
-
-// distinct is the length of the longest prefix without a repeated message id:
-// a repetition inside one batch would make the server refuse all of it.
-func (c *committer) distinct(group []*item) int {
-	clear(c.seen)
-	for i, it := range group {
-		id := it.msg.Header[nats.MsgIdHdr][0]
-		if _, again := c.seen[id]; again {
-			return i
-		}
-		c.seen[id] = struct{}{}
-	}
-	return len(group)
-}
-
-// commitDistinct commits a group as one atomic batch. A refused batch is halved
-// until the message at fault stands alone, so that it cannot hurt the others.
-func (c *committer) commitDistinct(ctx context.Context, group []*item) {
-	if c.perMessage || len(group) < batchFloor {
-		c.single(ctx, group)
-		return
-	}
-	last, err := c.batch(ctx, group)
-	switch {
-	case err == nil:
-		for i, it := range group {
-			c.bus.stored(it, last-uint64(len(group)-1-i), false)
-		}
-	case errors.Is(err, errNoAnswer):
-		c.bus.epoch.Store(nil) // perhaps another stream stands there now
-		c.single(ctx, group)
-	default:
-		c.bus.m.split.Inc()
-		c.commitDistinct(ctx, group[:len(group)/2])
-		c.commitDistinct(ctx, group[len(group)/2:])
-	}
 }
 
 // learnEpoch reads the stream's epoch once per connection.

@@ -56,6 +56,7 @@ type Call struct {
 type Intake struct {
 	cfg     PublishConfig
 	start   []trace.SpanStartOption // the same for every span
+	common  []attribute.KeyValue    // of every span that is recorded
 	metrics metrics
 }
 
@@ -63,11 +64,9 @@ type Intake struct {
 // path value "subject".
 func PublishHandler(cfg PublishConfig) *Intake {
 	return &Intake{
-		cfg: cfg,
-		start: []trace.SpanStartOption{
-			trace.WithSpanKind(trace.SpanKindProducer),
-			trace.WithAttributes(obs.Messaging("nats", "publish", obs.OpSend, "EVENTS")...),
-		},
+		cfg:     cfg,
+		start:   []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindProducer)},
+		common:  obs.Messaging("nats", "publish", obs.OpSend, "EVENTS"),
 		metrics: newMetrics(cfg.Metrics),
 	}
 }
@@ -149,6 +148,7 @@ func (in *Intake) trace(ctx context.Context, c *Call, e *event.Event) (context.C
 	}
 	obs.Stamp(e, sc)
 	if span.IsRecording() {
+		span.SetAttributes(in.common...)
 		span.SetAttributes(obs.EventAttrs(*e, c.Subject)...)
 	}
 	return ctx, span
