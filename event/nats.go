@@ -15,9 +15,12 @@ const (
 	// HeaderCorrelationID carries the correlation id of a message that is no CloudEvent.
 	HeaderCorrelationID = "Weft-Correlation-Id"
 	headerMsgID         = "Nats-Msg-Id"
-	headerStreamSource  = "Nats-Stream-Source"
-	commandPrefix       = "nats-"
-	natsPrefix          = "ce-"
+	// HeaderPosition names an event without id by its place in the stream that had
+	// it first. It goes with the event to other sites.
+	HeaderPosition     = "Weft-Position"
+	headerStreamSource = "Nats-Stream-Source"
+	commandPrefix      = "nats-"
+	natsPrefix         = "ce-"
 )
 
 // NATS encodes the event in the binary mode of the CloudEvents NATS binding:
@@ -49,8 +52,8 @@ func command(name string) bool {
 }
 
 // spareHeaders leaves room in the map for what a publisher adds: Nats-Msg-Id,
-// Weft-Accepted and one of the batch headers.
-const spareHeaders = 3
+// Weft-Accepted and the three batch headers.
+const spareHeaders = 5
 
 // overrides reports whether a transport header has the name of an attribute
 // that the event carries, in any case.
@@ -139,15 +142,26 @@ func FromNATS(m NATSMessage) Stored {
 		s.ID = in.msgID
 	}
 	if s.ID == "" {
-		s.ID = positionID(m, in.sourced)
+		s.ID = in.position
+	}
+	if s.ID == "" {
+		s.ID = positionID(m.Stream, m.Seq, in.sourced)
 	}
 	s.Fill(Defaults{Subject: path, Source: "/nats/" + origin, Now: m.StoredAt})
 	return s
 }
 
-// positionID is the id of a message that has none: <stream>:<seq> at the site
-// it was imported from, so that one import keeps it, else at this site.
-func positionID(m NATSMessage, sourced string) string {
+// PositionID is the id of a message that has none: <stream>:<seq> in the stream
+// that it was drawn from, or else in the one it is read from.
+func PositionID(header map[string][]string, stream string, seq uint64) string {
+	var sourced string
+	if vs := header[headerStreamSource]; len(vs) > 0 {
+		sourced = vs[0]
+	}
+	return positionID(stream, seq, sourced)
+}
+
+func positionID(stream string, seq uint64, sourced string) string {
 	f := strings.Fields(sourced)
 	if len(f) > 1 {
 		stream, _, _ := strings.Cut(f[0], ":")
@@ -155,14 +169,15 @@ func positionID(m NATSMessage, sourced string) string {
 			return stream + ":" + f[1]
 		}
 	}
-	return m.Stream + ":" + strconv.FormatUint(m.Seq, 10)
+	return stream + ":" + strconv.FormatUint(seq, 10)
 }
 
 // natsInfo is what headers say beside the attributes.
 type natsInfo struct {
 	msgID       string
 	contentType string
-	sourced     string // <stream>[:<hash>] <seq> ...: position at the site it was imported from
+	sourced     string // <stream>[:<hash>] <seq> ...: position in the stream it was drawn from
+	position    string // its name, if it has no id
 	checked     bool   // Weft accepted it, so its attributes are valid
 }
 
@@ -197,6 +212,10 @@ func (s *Stored) readHeaders(h map[string][]string) natsInfo {
 			in.msgID = vs[0]
 		case k == headerStreamSource:
 			in.sourced = vs[0]
+		case k == HeaderPosition:
+			if checkAttribute("id", vs[0]) == nil {
+				in.position = vs[0]
+			}
 		case strings.HasPrefix(k, "Nats-"):
 		default:
 			s.setHeader(k, vs)

@@ -7,11 +7,14 @@ import (
 	"strings"
 
 	"github.com/nats-io/nats.go"
+
+	"weft.dev/weft/mesh/transfer"
 )
 
-// Questions cross a link on wl.ask.<to>.<from>.<subject>, their answers on
-// wl.ans.<to of the answer>.<its from>.<token>: both name the pair, so that
-// a link's allow list lets no third site in. Nothing else of core NATS crosses.
+// All that crosses a link is named wl.<to>.<from>.: it names the pair, so that a
+// link's allow list lets no third site in. Questions come on ask.<subject> below
+// that, their answers on ans.<token>, events and acknowledgements by package
+// transfer. Nothing else of core NATS crosses.
 
 // linkQuestion asks the other site to export what this one imports.
 const linkQuestion = "link"
@@ -20,10 +23,10 @@ const linkQuestion = "link"
 var openSubjects = []string{"weft.trace.find", "weft.trace.recent"}
 
 // askSubject is the subject of questions to a site from another, without the question.
-func askSubject(to, from string) string { return "wl.ask." + to + "." + from }
+func askSubject(to, from string) string { return transfer.Inbound(to, from) + "ask" }
 
 // ansSubject is the subject of answers to a site from another, without the token.
-func ansSubject(to, from string) string { return "wl.ans." + to + "." + from }
+func ansSubject(to, from string) string { return transfer.Inbound(to, from) + "ans" }
 
 // Sites are the linked sites, reachable or not.
 func (n *Node) Sites() []string {
@@ -66,7 +69,8 @@ func (n *Node) Ask(ctx context.Context, site, subject string, data []byte) ([]by
 	return m.Data, nil
 }
 
-// answer serves the questions of the linked sites until ctx ends.
+// answer serves the questions of the linked sites, and the sessions they open,
+// until ctx ends.
 func (n *Node) answer(ctx context.Context) error {
 	nc := n.bus.Conn()
 	for _, l := range n.links {
@@ -77,7 +81,11 @@ func (n *Node) answer(ctx context.Context) error {
 			switch {
 			case m.Reply == "":
 			case subject == linkQuestion:
-				l.export(ctx, m)
+				l.answer(ctx, m)
+			case subject == transfer.Question:
+				if err := m.Respond(l.exporter.Open(ctx, m.Data)); err != nil {
+					n.Log.WarnContext(ctx, "link question not answered", "site", l.Name, "err", err)
+				}
 			case slices.Contains(openSubjects, subject):
 				if err := nc.PublishRequest(subject, m.Reply, m.Data); err != nil {
 					n.Log.WarnContext(ctx, "question of a site not passed on", "site", l.Name, "subject", subject, "err", err)
@@ -87,6 +95,7 @@ func (n *Node) answer(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("answer site %s: %w", l.Name, err)
 		}
+		defer l.exporter.Wait()
 		defer func() { _ = sub.Unsubscribe() }()
 	}
 	<-ctx.Done()

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/mesh/transfer"
 )
 
 const (
@@ -26,8 +27,7 @@ const (
 	apiTimeout = 3 * time.Second
 )
 
-// ensureEvents makes the site's stream or brings it to the configuration. The
-// sources of links that are still configured stay as they are.
+// ensureEvents makes the site's stream or brings it to the configuration.
 func (n *Node) ensureEvents(ctx context.Context) error {
 	if err := n.ensureCapture(ctx); err != nil {
 		return err
@@ -35,14 +35,16 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 	cfg := jetstream.StreamConfig{
 		Name:        eventsStream,
 		Description: "Events of site " + n.Site + " and of the sites linked to it",
-		Subjects:    []string{"ev." + n.Site + ".>", "weft.off.>"},
-		Retention:   jetstream.LimitsPolicy,
-		Storage:     jetstream.FileStorage,
-		Replicas:    1,
-		MaxAge:      n.cfg.Events.MaxAge.Std(),
-		MaxBytes:    n.cfg.Events.MaxBytes.Bytes(),
-		Duplicates:  dedupeWindow,
-		AllowDirect: true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
+		Subjects:    []string{"ev." + n.Site + ".>", transfer.Staged + ">", "weft.off.>"},
+		// Links store the events of other sites; clients cannot.
+		SubjectTransform: &jetstream.SubjectTransformConfig{Source: transfer.Staged + ">", Destination: "ev.>"},
+		Retention:        jetstream.LimitsPolicy,
+		Storage:          jetstream.FileStorage,
+		Replicas:         1,
+		MaxAge:           n.cfg.Events.MaxAge.Std(),
+		MaxBytes:         n.cfg.Events.MaxBytes.Bytes(),
+		Duplicates:       dedupeWindow,
+		AllowDirect:      true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
 		Metadata: map[string]string{"weft.site": n.Site},
 	}
 	for {
@@ -76,9 +78,7 @@ func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error 
 	meta := maps.Clone(was.Metadata) // holds the epoch
 	maps.Copy(meta, cfg.Metadata)
 	cfg.Metadata = meta
-	cfg.Sources = append(n.captureSource(), slices.DeleteFunc(was.Sources, func(s *jetstream.StreamSource) bool {
-		return s.Consumer == nil || s.External == nil || !slices.ContainsFunc(n.links, func(l *link) bool { return l.owns(s) })
-	})...)
+	cfg.Sources = n.captureSource()
 	_, err = js.UpdateStream(ctx, cfg)
 	return err
 }

@@ -5,20 +5,19 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/mesh/transfer"
 )
 
 const (
 	// linkInterval is how often a link's agreement is renewed; linkRetry while
 	// the peer does not answer or something is not in place yet.
-	linkInterval = 2 * time.Second
+	linkInterval = time.Second
 	linkRetry    = 250 * time.Millisecond
 	// askTimeout is how long a peer may take to answer before the link counts as down.
 	askTimeout = 2 * time.Second
@@ -26,18 +25,19 @@ const (
 	// at first; forgetAfter, once the peer has dialled.
 	dialAfter   = 3 * time.Second
 	forgetAfter = time.Minute
-	// linkWindow is how many events may be under way on a link.
-	linkWindow = 20000
+	// deafAfter is how many questions in a row without an answer mean that the
+	// connection is dead, though it stands: it is closed, to be dialled anew.
+	deafAfter = 2
 )
 
-// link is the agreement with one other site. Events flow by a durable consumer
-// of the exporter, which the importer's stream draws from: nothing is lost or
-// doubled when the connection breaks. Every linkInterval the importer asks the
-// exporter to have that consumer as it needs it and then puts the source in
-// place, so sites may start in any order.
+// link is the agreement with one other site. Every linkInterval each side asks
+// the other how it is; the events themselves flow by the sessions of package
+// transfer, which begin and end with the connection.
 type link struct {
 	Link
-	node *Node
+	node     *Node
+	exporter *transfer.Exporter
+	importer *transfer.Importer
 
 	mu    sync.Mutex
 	state linkState // guarded by mu
@@ -49,8 +49,8 @@ type linkState struct {
 	since     time.Time
 	rtt       time.Duration
 	peer      linkAnswer
-	importer  []string // filters drawn from the peer
 	problem   string
+	deaf      int  // questions in a row without an answer
 	yields    bool // the peer is left to dial
 	peerDials bool // it has done so
 }
@@ -101,37 +101,51 @@ func (l *link) away() (time.Duration, bool) {
 	return time.Since(l.state.since), l.state.peerDials
 }
 
-// linkRequest is what an importer sends.
+// linkRequest is what a site asks.
 type linkRequest struct {
-	Node    string   `json:"node"`
-	Version string   `json:"version"`
-	Dials   bool     `json:"dials"`
-	Import  []string `json:"import"`
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	Dials   bool   `json:"dials"`
 }
 
-// linkAnswer is what the exporter has done.
+// linkAnswer is what the peer says of itself.
 type linkAnswer struct {
-	Node    string   `json:"node"`
-	Version string   `json:"version"`
-	Epoch   string   `json:"epoch"`
-	Last    uint64   `json:"last"`    // last sequence of the exporter's stream
-	Filters []string `json:"filters"` // export ∩ import; empty: nothing flows
-	Problem string   `json:"problem,omitempty"`
+	Node    string `json:"node"`
+	Version string `json:"version"`
+	Problem string `json:"problem,omitempty"`
 }
 
 func newLink(n *Node, l Link) *link {
-	return &link{Link: l, node: n, state: linkState{since: time.Now()}}
+	out := &link{Link: l, node: n, state: linkState{since: time.Now()}}
+	pair := transfer.Agreement{Here: n.Site, Peer: l.Name}
+	deps := transfer.Deps{
+		Scope: n.Scope, Bus: n.bus, Active: n.leads,
+		Ask: func(ctx context.Context, question string, data []byte) ([]byte, error) {
+			return n.Ask(ctx, l.Name, question, data)
+		},
+	}
+	out.exporter = &transfer.Exporter{Agreement: pair, Deps: deps, Filters: out.filters}
+	out.importer = &transfer.Importer{
+		Agreement: pair, Deps: deps, Import: l.Import, Count: n.metrics.link(l.Name),
+		Accept: func(origin string) bool { return origin == l.Name },
+	}
+	return out
 }
 
-// owns tells whether a source of EVENTS is this link's.
-func (l *link) owns(s *jetstream.StreamSource) bool {
-	return s.External != nil && s.External.APIPrefix == apiPrefix(l.Name)
+// filters are what crosses to the peer, of what it imports.
+func (l *link) filters(imports []string) (subjects, patterns []string) {
+	patterns = crossing(l.Export, imports)
+	for _, p := range patterns {
+		subjects = append(subjects, event.OnMesh(l.node.Site, p))
+	}
+	return subjects, patterns
 }
-
-func apiPrefix(site string) string { return "$JS." + site + ".API" }
 
 // Run keeps the agreement until ctx ends.
 func (l *link) Run(ctx context.Context) error {
+	var importing sync.WaitGroup
+	importing.Go(func() { _ = l.importer.Run(ctx) }) // it returns no error
+	defer importing.Wait()
 	for {
 		wait := linkInterval
 		if err := l.renew(ctx); err != nil {
@@ -147,10 +161,10 @@ func (l *link) Run(ctx context.Context) error {
 	}
 }
 
-// renew asks the peer for its events and draws from what it offers.
+// renew asks the peer how it is.
 func (l *link) renew(ctx context.Context) error {
 	n := l.node
-	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Dials: l.dials(), Import: l.Import})
+	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Dials: l.dials()})
 	if err != nil {
 		return fmt.Errorf("encode link question: %w", err)
 	}
@@ -163,11 +177,30 @@ func (l *link) renew(ctx context.Context) error {
 	if err == nil {
 		err = json.Unmarshal(raw, &answer)
 	}
-	if err == nil && answer.Problem == "" {
-		err = l.draw(ctx, answer.Filters)
-	}
 	l.record(ctx, answer, rtt, err)
+	l.listen(ctx, err)
 	return err
+}
+
+// listen closes a connection on which nothing comes back any more.
+func (l *link) listen(ctx context.Context, err error) {
+	l.mu.Lock()
+	l.state.deaf++
+	if !errors.Is(err, context.DeadlineExceeded) {
+		l.state.deaf = 0
+	}
+	deaf := l.state.deaf >= deafAfter
+	if deaf {
+		l.state.deaf = 0
+	}
+	l.mu.Unlock()
+	if !deaf || ctx.Err() != nil {
+		return
+	}
+	if n := l.node.dropLeaf(l.Name); n > 0 {
+		l.node.metrics.wedged.WithLabelValues(l.Name).Inc()
+		l.node.Log.WarnContext(ctx, "link connection is dead and was closed", "site", l.Name, "connections", n)
+	}
 }
 
 // record keeps what was learnt and logs a change of state.
@@ -186,72 +219,29 @@ func (l *link) record(ctx context.Context, answer linkAnswer, rtt time.Duration,
 		l.state.problem = err.Error()
 	}
 	if up {
-		l.state.rtt, l.state.peer, l.state.importer = rtt, answer, answer.Filters
+		l.state.rtt, l.state.peer = rtt, answer
 	}
 	l.mu.Unlock()
 	switch {
 	case up && !was:
-		l.node.Log.InfoContext(ctx, "link up", "site", l.Name, "node", answer.Node, "rtt", rtt, "imports", answer.Filters)
+		l.node.Log.InfoContext(ctx, "link up", "site", l.Name, "node", answer.Node, "rtt", rtt)
 	case was && !up:
 		l.node.Log.WarnContext(ctx, "link down", "site", l.Name, "err", err)
 	}
 }
 
-// draw puts the link's source into EVENTS, or removes it if nothing flows.
-func (l *link) draw(ctx context.Context, filters []string) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	n := l.node
-	n.sources.Lock()
-	defer n.sources.Unlock()
-	s, err := n.bus.JetStream().Stream(ctx, eventsStream)
-	if err != nil {
-		return fmt.Errorf("read stream %s: %w", eventsStream, err)
-	}
-	cfg := s.CachedInfo().Config
-	i := slices.IndexFunc(cfg.Sources, l.owns)
-	switch {
-	case i < 0 && len(filters) > 0:
-		cfg.Sources = append(cfg.Sources, l.source())
-	case i >= 0 && len(filters) == 0:
-		cfg.Sources = slices.Delete(cfg.Sources, i, i+1)
-	default:
-		return nil
-	}
-	if _, err := n.bus.JetStream().UpdateStream(ctx, cfg); err != nil {
-		return fmt.Errorf("draw from site %s: %w", l.Name, err)
-	}
-	return nil
-}
-
-// source is how EVENTS draws from the peer's consumer to-<this site>.
-func (l *link) source() *jetstream.StreamSource {
-	return &jetstream.StreamSource{
-		Name:     eventsStream,
-		Consumer: &jetstream.StreamConsumerSource{Name: "to-" + l.node.Site, DeliverSubject: "wl." + l.Name + "." + l.node.Site},
-		External: &jetstream.ExternalStream{APIPrefix: apiPrefix(l.Name)},
-	}
-}
-
-// export answers the peer's question: it makes the consumer that the peer draws from.
-func (l *link) export(ctx context.Context, m *nats.Msg) {
+// answer tells the peer how this site is.
+func (l *link) answer(ctx context.Context, m *nats.Msg) {
 	n := l.node
 	answer := linkAnswer{Node: n.Node, Version: n.Version}
 	var req linkRequest
-	err := json.Unmarshal(m.Data, &req)
-	if err == nil && req.Dials {
+	if err := json.Unmarshal(m.Data, &req); err != nil {
+		answer.Problem = err.Error()
+	} else if req.Dials {
 		l.mu.Lock()
 		l.state.peerDials = true
 		l.mu.Unlock()
 		l.leave(ctx, true)
-	}
-	if err == nil {
-		answer.Filters = crossing(l.Export, req.Import)
-		answer.Epoch, answer.Last, err = l.offer(ctx, answer.Filters)
-	}
-	if err != nil {
-		n.Log.WarnContext(ctx, "export not ready", "site", l.Name, "err", err)
-		answer.Problem = err.Error()
 	}
 	data, err := json.Marshal(answer)
 	if err == nil {
@@ -260,53 +250,4 @@ func (l *link) export(ctx context.Context, m *nats.Msg) {
 	if err != nil {
 		n.Log.WarnContext(ctx, "link question not answered", "site", l.Name, "err", err)
 	}
-}
-
-// offer makes, adapts or removes the consumer to-<peer>.
-func (l *link) offer(ctx context.Context, filters []string) (epoch string, last uint64, err error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	n := l.node
-	info, err := n.bus.Info(ctx)
-	if err != nil {
-		return "", 0, err
-	}
-	js, name := n.bus.JetStream(), "to-"+l.Name
-	if len(filters) == 0 {
-		err := js.DeleteConsumer(ctx, eventsStream, name)
-		if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
-			return "", 0, fmt.Errorf("remove export to %s: %w", l.Name, err)
-		}
-		return info.Epoch, info.Last, nil
-	}
-	subjects := make([]string, len(filters))
-	for i, p := range filters {
-		subjects[i] = event.OnMesh(n.Site, p)
-	}
-	old, err := js.PushConsumer(ctx, eventsStream, name)
-	if err == nil && slices.Equal(filterSubjects(old.CachedInfo().Config), subjects) {
-		return info.Epoch, info.Last, nil
-	}
-	_, err = js.CreateOrUpdatePushConsumer(ctx, eventsStream, jetstream.ConsumerConfig{
-		Durable:        name,
-		Description:    "Events of site " + n.Site + " for site " + l.Name,
-		DeliverSubject: "wl." + n.Site + "." + l.Name,
-		DeliverPolicy:  jetstream.DeliverAllPolicy,
-		AckPolicy:      jetstream.AckFlowControlPolicy,
-		FlowControl:    true,
-		IdleHeartbeat:  time.Second, // the value the server asks of such a consumer
-		MaxAckPending:  linkWindow,
-		FilterSubjects: subjects,
-	})
-	if err != nil {
-		return "", 0, fmt.Errorf("export to %s: %w", l.Name, err)
-	}
-	return info.Epoch, info.Last, nil
-}
-
-func filterSubjects(c jetstream.ConsumerConfig) []string {
-	if c.FilterSubject != "" {
-		return []string{c.FilterSubject}
-	}
-	return c.FilterSubjects
 }

@@ -6,9 +6,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// metrics reads the node's state when it is scraped.
+// metrics reads the node's state when it is scraped, and counts what links do.
 type metrics struct {
 	node                                   *Node
+	imported, linkEvents, wedged           *prometheus.CounterVec
 	messages, bytes, first, last           *prometheus.Desc
 	linkUp, linkLagOut, linkLagIn, linkRTT *prometheus.Desc
 }
@@ -28,12 +29,43 @@ func newMetrics(n *Node) *metrics {
 		linkLagIn:  d("weft_mesh_link_lag_in_events", "Events of the linked site not taken yet.", "peer_site"),
 		linkRTT:    d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
 	}
-	if n.Metrics != nil {
-		// A second node on one registry keeps its state to itself.
-		_ = n.Metrics.Register(m)
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
+	m.imported = counter("weft_mesh_link_imported_events_total", "Events taken over from the linked site.", "peer_site")
+	m.linkEvents = counter("weft_mesh_link_incidents_total",
+		"What happened on the link: duplicate (an event was here already), refused (an event could not be stored), restarted (a session ended), rolled_back (the peer's disk went back), epoch (the peer's stream was made anew).",
+		"peer_site", "kind")
+	m.wedged = counter("weft_mesh_link_wedged_total", "Connections to the linked site that were dead and closed.", "peer_site")
 	return m
 }
+
+func (m *metrics) register() {
+	reg := m.node.Metrics
+	if reg == nil {
+		return
+	}
+	for _, c := range []prometheus.Collector{m, m.imported, m.linkEvents, m.wedged} {
+		// A second node on one registry keeps its state to itself.
+		_ = reg.Register(c)
+	}
+}
+
+// linkCounter counts for one link.
+type linkCounter struct {
+	m    *metrics
+	peer string
+}
+
+func (m *metrics) link(peer string) linkCounter { return linkCounter{m, peer} }
+
+func (c linkCounter) incident(kind string) { c.m.linkEvents.WithLabelValues(c.peer, kind).Inc() }
+func (c linkCounter) Imported(events int)  { c.m.imported.WithLabelValues(c.peer).Add(float64(events)) }
+func (c linkCounter) Duplicate()           { c.incident("duplicate") }
+func (c linkCounter) Refused()             { c.incident("refused") }
+func (c linkCounter) Restarted()           { c.incident("restarted") }
+func (c linkCounter) RolledBack()          { c.incident("rolled_back") }
+func (c linkCounter) Epoch()               { c.incident("epoch") }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -40,7 +41,6 @@ type Node struct {
 	ready   chan struct{}
 	links   []*link
 	keys    keys
-	sources sync.Mutex // held while the sources of EVENTS are changed
 	metrics *metrics
 
 	mu  sync.Mutex
@@ -57,10 +57,11 @@ func New(cfg Config, d Deps) (*Node, error) {
 		opts = append(opts, bus.PerMessage())
 	}
 	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), ready: make(chan struct{})}
+	n.metrics = newMetrics(n)
 	for _, l := range cfg.Links.Sites {
 		n.links = append(n.links, newLink(n, l))
 	}
-	n.metrics = newMetrics(n)
+	n.metrics.register()
 	return n, nil
 }
 
@@ -130,6 +131,35 @@ func (n *Node) server() *server.Server {
 }
 
 var errNotReady = errors.New("the mesh node is not ready")
+
+// leads tells whether this node is the one of its site that holds the stream's
+// lead: what must be done once in a site is done there.
+func (n *Node) leads() bool {
+	s := n.server()
+	if s == nil {
+		return false
+	}
+	a, err := s.LookupAccount(account)
+	return err == nil && a.JetStreamIsStreamLeader(eventsStream)
+}
+
+// dropLeaf closes the connections to a linked site and returns their number.
+func (n *Node) dropLeaf(site string) (closed int) {
+	s := n.server()
+	if s == nil {
+		return 0
+	}
+	leafs, err := s.Leafz(nil)
+	if err != nil {
+		return 0
+	}
+	for _, l := range leafs.Leafs {
+		if of, _, _ := strings.Cut(l.Name, ":"); of == site && s.DisconnectClientByID(l.ID) == nil {
+			closed++
+		}
+	}
+	return closed
+}
 
 // linkAddr is where other sites dial this node.
 func (n *Node) linkAddr(s *server.Server) string {

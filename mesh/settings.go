@@ -12,6 +12,7 @@ import (
 
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/mesh/transfer"
 )
 
 // Users and accounts of the server. Everything of Weft lives in one account;
@@ -84,23 +85,29 @@ ping_max: 2`)
 func (n *Node) users(w func(string, ...any), k keys) {
 	w("      {user: %s, password: %q, allowed_connection_types: [IN_PROCESS]}", nodeUser, k.node)
 	if len(n.cfg.Client.Users) == 0 {
-		w("      {user: %s, password: %q, allowed_connection_types: [STANDARD, IN_PROCESS]}", anonymous, k.anonymous)
+		w("      {user: %s, password: %q, allowed_connection_types: [STANDARD, IN_PROCESS]%s}", anonymous, k.anonymous, permissions(nil, nil))
 	}
 	for _, u := range n.cfg.Client.Users {
 		w("      {user: %q, password: %q, allowed_connection_types: [STANDARD]%s}", u.Name, u.Password.Reveal(), permissions(u.Publish, u.Subscribe))
 	}
 	for _, l := range n.cfg.Links.Sites {
-		send, receive := allowed(l.Name, n.Site)
-		w("      {user: %q, password: %q, allowed_connection_types: [LEAFNODE]%s}", linkUser(l.Name), l.Secret.Reveal(), permissions(send, receive))
+		// No other site is mentioned: a link carries what names its pair, and nothing else.
+		send, receive := transfer.Inbound(n.Site, l.Name)+">", transfer.Inbound(l.Name, n.Site)+">"
+		w("      {user: %q, password: %q, allowed_connection_types: [LEAFNODE], permissions: {publish: {allow: [%q]}, subscribe: {allow: [%q]}}}",
+			linkUser(l.Name), l.Secret.Reveal(), send, receive)
 	}
 }
 
+// permissions are a client's: what it is allowed, but never what only the node
+// itself writes.
 func permissions(publish, subscribe []string) string {
-	if len(publish)+len(subscribe) == 0 {
-		return ""
-	}
-	return fmt.Sprintf(", permissions: {publish: {allow: [%s]}, subscribe: {allow: [%s]}}", quoted(publish), quoted(subscribe))
+	return fmt.Sprintf(", permissions: {publish: {allow: [%s], deny: [%s]}, subscribe: {allow: [%s]}}",
+		quoted(publish), quoted(ownSubjects), quoted(subscribe))
 }
+
+// ownSubjects are written by the node alone: events of other sites, positions,
+// and what crosses links.
+var ownSubjects = []string{transfer.Staged + ">", "weft.off.>", "wl.>"}
 
 func quoted(list []string) string {
 	if len(list) == 0 {
@@ -116,30 +123,12 @@ func quoted(list []string) string {
 // linkUser is the name under which a site dials another.
 func linkUser(site string) string { return "link-" + site }
 
-// allowed is all that peer, dialling site, may send and receive: events by the
-// durable source, its flow control, and questions. No other site is mentioned.
-func allowed(peer, site string) (send, receive []string) {
-	return direction(peer, site), direction(site, peer)
-}
-
-// direction lists the subjects that from may send to to.
-func direction(from, to string) []string {
-	return []string{
-		"wl." + from + "." + to, // from's events
-		"$JS." + to + ".API.CONSUMER.RESET." + eventsStream + ".to-" + from,
-		"$JS.FC." + to + ".*." + eventsStream + ".to-" + from + ".>",
-		"$JSC.R." + from + ".*." + eventsStream + ".to-" + to + ".>",
-		askSubject(to, from) + ".>",
-		ansSubject(to, from) + ".>",
-	}
-}
-
 // leafnodes writes the listener for links and the links this site dials.
 func (n *Node) leafnodes(w func(string, ...any)) {
 	if len(n.cfg.Links.Sites) == 0 && n.cfg.Links.Listen == "" {
 		return
 	}
-	w("leafnodes {\n  no_advertise: true\n  reconnect: \"1s\"\n  dial_timeout: \"5s\"")
+	w("leafnodes {\n  no_advertise: true\n  reconnect: \"1s\"\n  dial_timeout: \"3s\"")
 	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 50ms, 100ms]}")
 	if n.cfg.Links.Listen != "" {
 		w("  listen: %q", natsAddr(n.cfg.Links.Listen))

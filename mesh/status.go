@@ -56,9 +56,11 @@ type LinkStatus struct {
 	Exports []string  `json:"exports"`
 	Imports []string  `json:"imports"`
 	// Events not yet taken over, by the peer and from the peer.
-	LagOut  uint64 `json:"lagOut"`
-	LagIn   uint64 `json:"lagIn"`
-	Problem string `json:"problem,omitempty"`
+	LagOut uint64 `json:"lagOut"`
+	LagIn  uint64 `json:"lagIn"`
+	// LagInSeconds is the age of the last event taken over, while more wait.
+	LagInSeconds float64 `json:"lagInSeconds"`
+	Problem      string  `json:"problem,omitempty"`
 }
 
 // Status reads the node's state.
@@ -78,7 +80,7 @@ func (n *Node) Status(ctx context.Context) (Status, error) {
 	info := stream.CachedInfo()
 	st.Stream = streamStatus(info)
 	for _, l := range n.links {
-		st.Links = append(st.Links, l.status(ctx, info))
+		st.Links = append(st.Links, l.status())
 	}
 	return st, nil
 }
@@ -108,36 +110,22 @@ func streamStatus(i *jetstream.StreamInfo) StreamStatus {
 	return st
 }
 
-// status adds the lags to what the link knows of itself.
-func (l *link) status(ctx context.Context, info *jetstream.StreamInfo) LinkStatus {
+// status is what the link knows of itself.
+func (l *link) status() LinkStatus {
 	l.mu.Lock()
 	s := l.state
 	l.mu.Unlock()
+	in, out := l.importer.State(), l.exporter.State()
 	st := LinkStatus{
 		Site: l.Name, Node: s.peer.Node, Version: s.peer.Version, Dials: len(l.URLs) > 0 && !s.yields,
 		Up: s.up, Since: s.since, RTTMs: float64(s.rtt.Microseconds()) / 1000,
-		Exports: slices.Concat([]string{}, l.Export), Imports: slices.Concat([]string{}, s.importer), Problem: s.problem,
+		Exports: slices.Concat([]string{}, l.Export), Imports: slices.Concat([]string{}, in.Filters),
+		LagIn: in.Pending, LagInSeconds: in.Behind.Seconds(), LagOut: out.Pending, Problem: s.problem,
 	}
-	for _, src := range info.Sources {
-		if src.External != nil && src.External.APIPrefix == apiPrefix(l.Name) {
-			st.LagIn = src.Lag
-		}
-	}
-	if c, err := l.node.bus.JetStream().PushConsumer(ctx, eventsStream, "to-"+l.Name); err == nil {
-		ci := c.CachedInfo()
-		st.LagOut = ci.NumPending // flow control acknowledges in steps, so what is unacknowledged says nothing
-		st.Exports = exported(filterSubjects(ci.Config), l.node.Site)
+	if st.Problem == "" {
+		st.Problem = in.Problem
 	}
 	return st
-}
-
-// exported are the Weft patterns of a link consumer's filters.
-func exported(filters []string, site string) []string {
-	out := make([]string, len(filters))
-	for i, f := range filters {
-		out[i] = f[len("ev.."+site):]
-	}
-	return out
 }
 
 // Streams reads the state of every stream of the site.

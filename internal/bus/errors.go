@@ -21,6 +21,12 @@ const (
 	codeStreamMissing = 10059
 	codeMsgTooLarge   = 10054
 	codeSealed        = 10109
+
+	codeWrongLast         = 10071
+	codeWrongLastConstant = 10164
+	codeBatchIncomplete   = 10176
+	codeBatchDuplicate    = 10201
+	codeBatchesInFlight   = 10210
 )
 
 // apiError is the error part of a PubAck.

@@ -1,0 +1,142 @@
+package bus
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nuid"
+)
+
+var (
+	// ErrDuplicate: a message of the batch is in the stream already, by its
+	// Nats-Msg-Id. Nothing of the batch was stored.
+	ErrDuplicate = errors.New("a message is stored already")
+	// ErrConflict: the stream is not in the state that a message expects.
+	// Nothing of the batch was stored.
+	ErrConflict = errors.New("the stream has moved on")
+)
+
+// MaxAtomic is how many messages Atomic stores at most.
+const MaxAtomic = batchEvents
+
+// Atomic stores messages all or none, in one synced write, and returns the
+// sequence of the last. They are sent as they are, but for the batch headers,
+// which are set in place. ErrUnavailable leaves open whether they are stored.
+func (b *Bus) Atomic(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
+	inbox := b.nc.NewRespInbox()
+	sub, err := b.nc.SubscribeSync(inbox)
+	if err != nil {
+		return 0, unavailable("commit", err)
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	id := []string{nuid.Next()}
+	for i, m := range msgs {
+		if m.Header == nil {
+			m.Header = nats.Header{}
+		}
+		m.Header[headerBatchID] = id
+		m.Header[headerBatchSeq] = sequences[i : i+1 : i+1]
+		m.Reply = ""
+		if i == len(msgs)-1 {
+			m.Header[headerBatchCommit] = sequences[0:1:1]
+			m.Reply = inbox
+		}
+		if err := b.nc.PublishMsg(m); err != nil {
+			mapped, _ := sendError(err)
+			return 0, fmt.Errorf("commit: %w", mapped)
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, ackWait)
+	defer cancel()
+	for {
+		m, err := sub.NextMsgWithContext(ctx)
+		if err != nil {
+			return 0, unavailable("commit", err)
+		}
+		ack, err := readAck(m)
+		switch {
+		case err != nil:
+			return 0, unavailable("commit", err)
+		case ack.Error != nil:
+			return 0, fmt.Errorf("commit: %w: %w", atomicError(ack.Error), ack.Error)
+		}
+		return ack.Seq, nil
+	}
+}
+
+func atomicError(e *apiError) error {
+	switch e.ErrCode {
+	case codeBatchDuplicate:
+		return ErrDuplicate
+	case codeWrongLast, codeWrongLastConstant:
+		return ErrConflict
+	case codeBatchIncomplete, codeBatchesInFlight:
+		return ErrUnavailable
+	default:
+		return refusal(e)
+	}
+}
+
+// Raw is a stored message as it is.
+type Raw struct {
+	Subject string // on NATS
+	Seq     uint64
+	Header  nats.Header
+	Data    []byte
+	At      time.Time // when it was stored
+}
+
+// Last reads the newest message on a NATS subject of the site's stream; false:
+// there is none. The stream's leader answers, so nothing stored before is missed.
+func (b *Bus) Last(ctx context.Context, subject string) (Raw, bool, error) {
+	return b.get(ctx, map[string]any{"last_by_subj": subject})
+}
+
+// At reads the message at a sequence of the site's stream, as Last does.
+func (b *Bus) At(ctx context.Context, seq uint64) (Raw, bool, error) {
+	return b.get(ctx, map[string]any{"seq": seq})
+}
+
+func (b *Bus) get(ctx context.Context, query map[string]any) (Raw, bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	req, err := json.Marshal(query)
+	if err != nil {
+		return Raw{}, false, fmt.Errorf("encode message query: %w", err)
+	}
+	m, err := b.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+Stream, req)
+	if err != nil {
+		return Raw{}, false, unavailable("read message", err)
+	}
+	var answer struct {
+		Error   *apiError `json:"error"`
+		Message struct {
+			Subject string    `json:"subject"`
+			Seq     uint64    `json:"seq"`
+			Header  []byte    `json:"hdrs"`
+			Data    []byte    `json:"data"`
+			Time    time.Time `json:"time"`
+		} `json:"message"`
+	}
+	if err := json.Unmarshal(m.Data, &answer); err != nil {
+		return Raw{}, false, unavailable("read message", err)
+	}
+	if e := answer.Error; e != nil {
+		if e.ErrCode == codeNoMessage {
+			return Raw{}, false, nil
+		}
+		return Raw{}, false, unavailable("read message", e)
+	}
+	got := answer.Message
+	raw := Raw{Subject: got.Subject, Seq: got.Seq, Data: got.Data, At: got.Time}
+	if len(got.Header) > 0 {
+		if raw.Header, err = nats.DecodeHeadersMsg(got.Header); err != nil {
+			return Raw{}, false, fmt.Errorf("read headers of message %d: %w", got.Seq, err)
+		}
+	}
+	return raw, true, nil
+}

@@ -1,0 +1,371 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weft.dev/weft/event"
+	"weft.dev/weft/internal/bus"
+)
+
+// Exporter serves the sessions of one linked site. It is safe for concurrent use.
+type Exporter struct {
+	Agreement
+	Deps
+	// Filters are the NATS subjects that cross, for what the peer imports; the
+	// answer shows patterns.
+	Filters func(imports []string) (subjects, patterns []string)
+
+	mu      sync.Mutex
+	state   ExportState        // guarded by mu
+	current string             // session being served; guarded by mu
+	stop    context.CancelFunc // ends it; guarded by mu
+	serving sync.WaitGroup     // sessions; they end with the context given to Open
+}
+
+// ExportState is how far the peer has come.
+type ExportState struct {
+	Session  bool      // one is open at this node
+	Position uint64    // the peer has taken over what comes up to here
+	Pending  uint64    // wanted events behind it
+	At       time.Time // when the peer last acknowledged
+}
+
+// State returns what the exporter knows of the peer.
+func (x *Exporter) State() ExportState {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.state
+}
+
+// Open answers the question for a session and serves it until ctx ends, the peer
+// falls silent, or it opens another. A session that is already being served is
+// asked for again when its answer was lost: the old one gives way.
+func (x *Exporter) Open(ctx context.Context, data []byte) []byte {
+	var req opening
+	var answer opened
+	err := json.Unmarshal(data, &req)
+	if err == nil && !token(req.Session) {
+		err = errors.New("session: want letters and digits")
+	}
+	if err == nil {
+		answer, err = x.open(ctx, req)
+	}
+	if err != nil {
+		x.Log.WarnContext(ctx, "link session not opened", "site", x.Peer, "err", err)
+		answer.Problem = err.Error()
+	}
+	out, err := json.Marshal(answer)
+	if err != nil {
+		x.Log.ErrorContext(ctx, "link answer not encoded", "site", x.Peer, "err", err)
+	}
+	return out
+}
+
+func token(s string) bool {
+	for _, c := range s {
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9') {
+			return false
+		}
+	}
+	return s != "" && len(s) <= 64
+}
+
+func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
+	info, err := x.Bus.Info(ctx)
+	if err != nil {
+		return opened{}, err
+	}
+	subjects, patterns := x.Filters(req.Import)
+	answer := opened{Epoch: info.Epoch, Filters: patterns}
+	if len(subjects) == 0 {
+		return answer, nil
+	}
+	if answer.After, answer.Anew, answer.Back, err = x.begin(ctx, req.From, info); err != nil {
+		return opened{}, err
+	}
+	s := &session{Exporter: x, id: req.Session, after: answer.After, subjects: subjects}
+	if s.acks, err = x.Bus.Conn().SubscribeSync(acksSubject(x.Here, x.Peer, s.id)); err != nil {
+		return opened{}, fmt.Errorf("listen for acknowledgements: %w", err)
+	}
+	// The sessions of one link follow each other.
+	own, cancel := context.WithCancel(ctx)
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if ctx.Err() != nil { // Wait counts on it that none begins now
+		cancel()
+		return opened{}, errors.Join(ctx.Err(), s.acks.Unsubscribe())
+	}
+	if x.stop != nil {
+		x.stop()
+	}
+	x.stop, x.current = cancel, s.id
+	x.state.Session, x.state.Position, x.state.At = true, answer.After, time.Now()
+	x.serving.Go(func() {
+		defer cancel()
+		err := s.run(own)
+		_ = s.acks.Unsubscribe()
+		x.mu.Lock()
+		if x.current == s.id {
+			x.state.Session = false
+		}
+		x.mu.Unlock()
+		if err != nil && own.Err() == nil {
+			x.Log.DebugContext(ctx, "link session ended", "site", x.Peer, "err", err)
+		}
+	})
+	return answer, nil
+}
+
+// Wait returns when all sessions have ended, after their context has.
+func (x *Exporter) Wait() {
+	x.mu.Lock()
+	x.mu.Unlock() //nolint:staticcheck // no session begins after this
+	x.serving.Wait()
+}
+
+// begin finds where a session starts. A stream of another epoch is new. A
+// message at the peer's position that is not the one the peer took, or a
+// position behind the stream's end, means that the disk went back: what it holds
+// from before that time the peer has, and what was stored later is new to it.
+func (x *Exporter) begin(ctx context.Context, from position, info bus.StreamInfo) (after uint64, anew, back bool, err error) {
+	switch {
+	case from.Epoch == "":
+		return 0, false, false, nil
+	case from.Epoch != info.Epoch:
+		return 0, true, false, nil
+	case from.Seq == 0:
+		return 0, false, false, nil
+	case from.Seq <= info.Last:
+		m, found, err := x.Bus.At(ctx, from.Seq)
+		if err != nil {
+			return 0, false, false, err
+		}
+		if !found || m.At.UnixNano() == from.At {
+			return from.Seq, false, false, nil
+		}
+	}
+	after, err = x.before(ctx, time.Unix(0, from.At+1))
+	return after, false, true, err
+}
+
+// before is the sequence of the last message stored before t.
+func (x *Exporter) before(ctx context.Context, t time.Time) (uint64, error) {
+	js := x.Bus.JetStream()
+	c, err := js.CreateConsumer(ctx, bus.Stream, jetstream.ConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &t,
+		AckPolicy: jetstream.AckNonePolicy, InactiveThreshold: time.Minute, MemoryStorage: true, Replicas: 1, HeadersOnly: true,
+	})
+	if err != nil {
+		return 0, fmt.Errorf("find the first message after %s: %w", t.Format(time.RFC3339Nano), err)
+	}
+	info := c.CachedInfo()
+	// The consumer has delivered nothing: its position is just before its start.
+	if err := js.DeleteConsumer(ctx, bus.Stream, info.Name); err != nil {
+		x.Log.DebugContext(ctx, "consumer not removed", "err", err)
+	}
+	return info.Delivered.Stream, nil
+}
+
+// session sends what comes after a position to the peer.
+type session struct {
+	*Exporter
+	id       string
+	after    uint64 // all up to here is sent
+	subjects []string
+	acks     *nats.Subscription
+
+	sent, taken uint64 // bytes of frames, sent and acknowledged
+	acked       uint64 // acknowledgements received
+	pending     uint64 // wanted events not sent yet
+	heard       time.Time
+	buf         []byte // events of the frame in the making
+	count       int
+	upTo        uint64
+}
+
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	msgs := make(chan jetstream.Msg, frameEvents)
+	failed := make(chan error, 1)
+	var reading sync.WaitGroup
+	reading.Go(func() { failed <- s.read(ctx, msgs) })
+	acks := make(chan ack, 64)
+	reading.Go(func() { s.listen(ctx, acks) })
+	defer reading.Wait()
+	defer cancel()
+	tick := time.NewTicker(beat)
+	defer tick.Stop()
+	s.heard, s.upTo = time.Now(), s.after
+	for {
+		in := msgs
+		if s.sent-s.taken >= window {
+			in = nil
+		}
+		select {
+		case m := <-in:
+			if err := s.add(m); err != nil {
+				return err
+			}
+			if err := s.fill(msgs); err != nil {
+				return err
+			}
+		case a := <-acks:
+			s.take(a)
+			continue
+		case <-tick.C:
+			if time.Since(s.heard) > silence {
+				return errors.New("the importer is silent")
+			}
+		case err := <-failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+		if err := s.send(); err != nil {
+			return err
+		}
+	}
+}
+
+// fill adds what is there already, up to a frame's bounds.
+func (s *session) fill(msgs <-chan jetstream.Msg) error {
+	for s.count < frameEvents && len(s.buf) < frameBytes {
+		select {
+		case m := <-msgs:
+			if err := s.add(m); err != nil {
+				return err
+			}
+		default:
+			return nil
+		}
+	}
+	return nil
+}
+
+func (s *session) add(m jetstream.Msg) error {
+	md, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("read message metadata: %w", err)
+	}
+	size := len(m.Data()) + len(m.Subject())
+	for k, vs := range m.Headers() {
+		for _, v := range vs {
+			size += len(k) + len(v) + 8
+		}
+	}
+	// A frame that would pass the message limit goes out before.
+	if s.count > 0 && len(s.buf)+size > frameBytes+maxEvent {
+		if err := s.send(); err != nil {
+			return err
+		}
+	}
+	s.buf = appendRecord(s.buf, record{
+		Seq: md.Sequence.Stream, At: md.Timestamp.UnixNano(),
+		Subject: m.Subject(), Header: s.named(m, md), Data: m.Data(),
+	})
+	s.count++
+	s.upTo, s.pending = md.Sequence.Stream, md.NumPending
+	return nil
+}
+
+// named returns the headers of a message. One that has no id, as native clients
+// publish them, is named by its place in the first stream that had it.
+func (s *session) named(m jetstream.Msg, md *jetstream.MsgMetadata) map[string][]string {
+	h := m.Headers()
+	if h["ce-id"] != nil || h[nats.MsgIdHdr] != nil || h[event.HeaderPosition] != nil {
+		return h
+	}
+	out := maps.Clone(map[string][]string(h))
+	if out == nil {
+		out = map[string][]string{}
+	}
+	out[event.HeaderPosition] = []string{event.PositionID(h, md.Stream, md.Sequence.Stream)}
+	return out
+}
+
+// maxEvent is room for one event beyond frameBytes: frames of many events stay
+// far below the server's message limit, and the largest event fits alone.
+const maxEvent = 256 << 10
+
+// send sends the frame in the making, or a sign of life.
+func (s *session) send() error {
+	f := frame{After: s.after, UpTo: s.upTo, Pending: s.pending, Acks: s.acked}
+	b := append(f.appendHead(make([]byte, 0, len(s.buf)+64), s.count), s.buf...)
+	if err := s.Bus.Conn().Publish(eventsSubject(s.Peer, s.Here, s.id), b); err != nil {
+		return fmt.Errorf("send to site %s: %w", s.Peer, err)
+	}
+	if s.count > 0 {
+		s.sent += cost(len(b))
+	}
+	s.after, s.count, s.buf = s.upTo, 0, s.buf[:0]
+	return nil
+}
+
+func cost(bytes int) uint64 { return uint64(max(bytes, frameCost)) }
+
+func (s *session) take(a ack) {
+	s.heard = time.Now()
+	s.acked++
+	s.taken = max(s.taken, min(a.Bytes, s.sent))
+	s.mu.Lock()
+	s.state.Position = max(s.state.Position, min(a.Position.Seq, s.after))
+	s.state.At = s.heard
+	s.state.Pending = s.pending
+	s.mu.Unlock()
+}
+
+// listen decodes acknowledgements until ctx ends.
+func (s *session) listen(ctx context.Context, out chan<- ack) {
+	for {
+		m, err := s.acks.NextMsgWithContext(ctx)
+		if err != nil {
+			return
+		}
+		var a ack
+		if json.Unmarshal(m.Data, &a) != nil {
+			continue
+		}
+		select {
+		case out <- a:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// read passes on the wanted messages after the session's start, until ctx ends.
+func (s *session) read(ctx context.Context, out chan<- jetstream.Msg) error {
+	cons, err := s.Bus.JetStream().OrderedConsumer(ctx, bus.Stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: s.subjects,
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    s.after + 1,
+	})
+	if err != nil {
+		return fmt.Errorf("read for site %s: %w", s.Peer, err)
+	}
+	it, err := cons.Messages(jetstream.PullMaxMessagesWithBytesLimit(2000, 8<<20), jetstream.PullHeartbeat(beat))
+	if err != nil {
+		return fmt.Errorf("read for site %s: %w", s.Peer, err)
+	}
+	defer it.Stop()
+	for {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read for site %s: %w", s.Peer, err)
+		}
+		select {
+		case out <- m:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}

@@ -1,0 +1,143 @@
+package transfer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// frame is a stretch of the exporter's stream: every event that the link wants
+// from (After, UpTo]. An empty one is a sign of life.
+type frame struct {
+	After, UpTo uint64
+	Pending     uint64 // wanted events behind UpTo
+	Acks        uint64 // acknowledgements that have reached the exporter
+	Events      []record
+}
+
+// record is one event as the exporter has it stored.
+type record struct {
+	Seq     uint64 // in the exporter's stream
+	At      int64  // when it was stored there, Unix ns
+	Subject string // on NATS, ev.<origin>.…
+	Header  map[string][]string
+	Data    []byte
+}
+
+// frameVersion is the first byte of a frame.
+const frameVersion = 1
+
+// appendHead writes all of a frame but its events, of which there are count.
+func (f *frame) appendHead(b []byte, count int) []byte {
+	b = append(b, frameVersion)
+	for _, v := range [...]uint64{f.After, f.UpTo, f.Pending, f.Acks, uint64(count)} {
+		b = binary.AppendUvarint(b, v)
+	}
+	return b
+}
+
+// appendRecord writes one event: sequence, time, subject, number of header
+// values, each with its name, and data. Each text is preceded by its length.
+func appendRecord(b []byte, r record) []byte {
+	b = binary.AppendUvarint(binary.AppendUvarint(b, r.Seq), uint64(r.At))
+	b = appendText(b, r.Subject)
+	n := 0
+	for name, values := range r.Header {
+		if crosses(name) {
+			n += len(values)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(n))
+	for name, values := range r.Header {
+		if !crosses(name) {
+			continue
+		}
+		for _, v := range values {
+			b = appendText(appendText(b, name), v)
+		}
+	}
+	b = binary.AppendUvarint(b, uint64(len(r.Data)))
+	return append(b, r.Data...)
+}
+
+func appendText(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+// crosses: the server's own headers are commands and marks of the stream where
+// the event was stored; only its identity and its life time go with it.
+func crosses(header string) bool {
+	return len(header) < 5 || !strings.EqualFold(header[:5], "Nats-") || header == "Nats-Msg-Id" || header == "Nats-TTL"
+}
+
+var errFrame = errors.New("damaged frame")
+
+// readFrame decodes a frame. The data of its events are parts of b.
+func readFrame(b []byte) (frame, error) {
+	r := reader{b: b}
+	if v := r.byte(); v != frameVersion {
+		return frame{}, fmt.Errorf("%w: version %d, want %d", errFrame, v, frameVersion)
+	}
+	f := frame{After: r.num(), UpTo: r.num(), Pending: r.num(), Acks: r.num()}
+	n := r.num()
+	if n > uint64(len(r.b)) {
+		return frame{}, fmt.Errorf("%w: %d events in %d bytes", errFrame, n, len(b))
+	}
+	f.Events = make([]record, 0, n)
+	for range n {
+		rec := record{Seq: r.num(), At: int64(r.num()), Subject: string(r.text())}
+		headers := r.num()
+		if headers > uint64(len(r.b)) {
+			return frame{}, fmt.Errorf("%w: %d headers in %d bytes", errFrame, headers, len(b))
+		}
+		rec.Header = make(map[string][]string, headers+4) // and what the commit adds
+		for range headers {
+			name := string(r.text())
+			rec.Header[name] = append(rec.Header[name], string(r.text()))
+		}
+		rec.Data = r.text()
+		f.Events = append(f.Events, rec)
+	}
+	if r.bad || len(r.b) > 0 || f.UpTo < f.After {
+		return frame{}, errFrame
+	}
+	return f, nil
+}
+
+// reader takes parts off a frame; bad stays set once something is missing.
+type reader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *reader) byte() byte {
+	if len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+func (r *reader) num() uint64 {
+	v, n := binary.Uvarint(r.b)
+	if n <= 0 {
+		r.bad, r.b = true, nil
+		return 0
+	}
+	r.b = r.b[n:]
+	return v
+}
+
+func (r *reader) text() []byte {
+	n := r.num()
+	if n > uint64(len(r.b)) {
+		r.bad, r.b = true, nil
+		return nil
+	}
+	v := r.b[:n:n]
+	r.b = r.b[n:]
+	return v
+}

@@ -1,0 +1,371 @@
+package transfer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"weft.dev/weft/internal/bus"
+)
+
+// Staged is the prefix under which imported events are stored; the stream turns
+// it into ev., which only the origin site may publish to.
+const Staged = "weft.in."
+
+// meshPrefix is the prefix of events on NATS.
+const meshPrefix = "ev."
+
+// PositionSubject is where an importer keeps its position in a peer's stream.
+func PositionSubject(peer string) string { return "weft.off.link." + peer }
+
+// Importer takes over the events of one linked site.
+type Importer struct {
+	Agreement
+	Deps
+	// Import are the patterns wanted from the peer.
+	Import []string
+	// Accept tells whether events of an origin may come over this link.
+	Accept func(origin string) bool
+	Count  Counter
+
+	mu    sync.Mutex
+	state ImportState // guarded by mu
+}
+
+// Counter counts what an importer does. Its methods may be called concurrently.
+type Counter interface {
+	Imported(events int)
+	Duplicate()  // an event was stored already
+	Refused()    // an event could not be stored, and is left out
+	Restarted()  // a session ended other than by the end of Run
+	RolledBack() // the peer's disk went back to an earlier state
+	Epoch()      // the peer's stream was made anew
+}
+
+// ImportState is how far the importer has come.
+type ImportState struct {
+	Session  bool
+	Filters  []string
+	Position uint64        // in the peer's stream
+	Pending  uint64        // wanted events behind it, as the peer said last
+	Behind   time.Duration // age of the last event taken over, while more are pending
+	Heard    time.Time     // when the last frame came
+	Problem  string
+}
+
+// State returns the importer's state.
+func (i *Importer) State() ImportState {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.state
+}
+
+// Run imports until ctx ends.
+func (i *Importer) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		var err error
+		if i.Active() {
+			err = i.session(ctx)
+			if opened := i.closed(err); opened && ctx.Err() == nil {
+				i.Count.Restarted()
+				i.Log.InfoContext(ctx, "link session ended", "site", i.Peer, "err", err)
+			}
+		}
+		pause(ctx, retry)
+	}
+	return nil
+}
+
+// closed notes the end of a session and tells whether it was open.
+func (i *Importer) closed(err error) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	was := i.state.Session
+	i.state.Session, i.state.Problem = false, ""
+	if err != nil {
+		i.state.Problem = err.Error()
+	}
+	return was
+}
+
+// intake is an open session at the importer.
+type intake struct {
+	*Importer
+	id     string
+	frames *nats.Subscription
+	at     position  // stored
+	record uint64    // sequence of the position's record in the own stream; 0: none
+	next   uint64    // where the next frame must begin
+	bytes  uint64    // of frames taken
+	acks   uint64    // acknowledgements sent
+	unread time.Time // since when the peer has not seen the newest acknowledgement
+}
+
+// session opens a session and imports until it ends.
+func (i *Importer) session(ctx context.Context) error {
+	in := &intake{Importer: i, id: rand.Text()}
+	if err := in.recall(ctx); err != nil {
+		return err
+	}
+	nc := i.Bus.Conn()
+	var err error
+	if in.frames, err = nc.SubscribeSync(eventsSubject(i.Here, i.Peer, in.id)); err != nil {
+		return fmt.Errorf("listen for events: %w", err)
+	}
+	defer func() { _ = in.frames.Unsubscribe() }()
+	// The window bounds what is under way; frames weigh frameCost at least.
+	if err := in.frames.SetPendingLimits(-1, 2*window); err != nil {
+		return fmt.Errorf("listen for events: %w", err)
+	}
+	answer, err := in.open(ctx)
+	if err != nil {
+		return err
+	}
+	if len(answer.Filters) == 0 {
+		i.mu.Lock()
+		i.state.Filters = nil
+		i.mu.Unlock()
+		pause(ctx, silence)
+		return nil
+	}
+	in.begin(ctx, answer)
+	for ctx.Err() == nil {
+		if err := in.step(ctx); err != nil {
+			return err
+		}
+		if !i.Active() {
+			return errors.New("another node of the site imports now")
+		}
+	}
+	return nil
+}
+
+// recall reads the stored position.
+func (in *intake) recall(ctx context.Context) error {
+	m, found, err := in.Bus.Last(ctx, PositionSubject(in.Peer))
+	if err != nil || !found {
+		return err
+	}
+	if err := json.Unmarshal(m.Data, &in.at); err != nil {
+		return fmt.Errorf("read position in site %s: %w", in.Peer, err)
+	}
+	in.record = m.Seq
+	return nil
+}
+
+func (in *intake) open(ctx context.Context) (opened, error) {
+	var answer opened
+	req, err := json.Marshal(opening{Session: in.id, From: in.at, Import: in.Import})
+	if err != nil {
+		return answer, fmt.Errorf("encode opening: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	raw, err := in.Ask(ctx, Question, req)
+	if err != nil {
+		return answer, err
+	}
+	if err := json.Unmarshal(raw, &answer); err != nil {
+		return answer, fmt.Errorf("read answer of site %s: %w", in.Peer, err)
+	}
+	if answer.Problem != "" {
+		return answer, fmt.Errorf("site %s: %s", in.Peer, answer.Problem)
+	}
+	return answer, nil
+}
+
+// begin takes over what the answer says of the start.
+func (in *intake) begin(ctx context.Context, answer opened) {
+	switch {
+	case answer.Anew:
+		in.Count.Epoch()
+		in.Log.WarnContext(ctx, "stream of the linked site was made anew: its events are taken from the start", "site", in.Peer)
+	case answer.Back:
+		in.Count.RolledBack()
+		in.Log.ErrorContext(ctx, "linked site went back to an earlier state of its disk: what it accepted since is taken, what it lost stays here",
+			"site", in.Peer, "was", in.at.Seq, "now", answer.After)
+	}
+	in.next = answer.After
+	in.at.Epoch = answer.Epoch
+	in.mu.Lock()
+	in.state = ImportState{Session: true, Filters: answer.Filters, Position: answer.After, Heard: time.Now()}
+	in.mu.Unlock()
+}
+
+// step waits for a frame, commits it with those that have come meanwhile, and
+// acknowledges.
+func (in *intake) step(ctx context.Context) error {
+	var got haul
+	m, err := in.wait(ctx)
+	if err != nil {
+		return err
+	}
+	for {
+		if err := in.unpack(m, &got); err != nil {
+			return err
+		}
+		if len(got.events)+frameEvents >= bus.MaxAtomic || got.bytes >= commitBytes {
+			break
+		}
+		if n, _, err := in.frames.Pending(); err != nil || n == 0 {
+			break
+		}
+		if m, err = in.wait(ctx); err != nil {
+			return err
+		}
+	}
+	if len(got.events) > 0 {
+		if err := in.store(ctx, got.events); err != nil {
+			return err
+		}
+		in.Count.Imported(len(got.events))
+	}
+	in.note(got.last)
+	return in.acknowledge(got.last)
+}
+
+// haul is what is committed at once.
+type haul struct {
+	events []record
+	bytes  int
+	last   frame
+}
+
+// wait returns the next frame's message.
+func (in *intake) wait(ctx context.Context) (*nats.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	m, err := in.frames.NextMsgWithContext(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("no frame from site %s within %s: it is cut off, or its link user may not send %s", in.Peer, silence, Inbound(in.Here, in.Peer)+">")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("wait for events of site %s: %w", in.Peer, err)
+	}
+	return m, nil
+}
+
+func (in *intake) unpack(m *nats.Msg, got *haul) error {
+	f, err := readFrame(m.Data)
+	if err != nil {
+		return fmt.Errorf("from site %s: %w", in.Peer, err)
+	}
+	if f.After != in.next {
+		return fmt.Errorf("from site %s: a frame after %d, want after %d: one was lost", in.Peer, f.After, in.next)
+	}
+	for _, r := range f.Events {
+		origin, _, ok := strings.Cut(strings.TrimPrefix(r.Subject, meshPrefix), ".")
+		if !ok || !strings.HasPrefix(r.Subject, meshPrefix) || !in.Accept(origin) {
+			return fmt.Errorf("from site %s: event on %s, which may not come from there", in.Peer, r.Subject)
+		}
+	}
+	in.next = f.UpTo
+	if len(f.Events) > 0 {
+		in.bytes += cost(len(m.Data))
+		got.events = append(got.events, f.Events...)
+		got.bytes += len(m.Data)
+	}
+	got.last = f
+	return nil
+}
+
+// store commits events and the position behind them. If one is in the stream
+// already, halves are committed, until it stands alone and is left out.
+func (in *intake) store(ctx context.Context, events []record) error {
+	err := in.commit(ctx, events, in.behind(events))
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, bus.ErrConflict), ctx.Err() != nil:
+		return err
+	case len(events) > 1:
+		half := len(events) / 2
+		if err := in.store(ctx, events[:half]); err != nil {
+			return err
+		}
+		return in.store(ctx, events[half:])
+	case errors.Is(err, bus.ErrDuplicate):
+		in.Count.Duplicate()
+	default:
+		in.Count.Refused()
+		in.Log.ErrorContext(ctx, "event of a linked site refused by the own stream and left out", "site", in.Peer, "subject", events[0].Subject, "err", err)
+	}
+	return in.commit(ctx, nil, in.behind(events))
+}
+
+// behind is the position after events.
+func (in *intake) behind(events []record) position {
+	last := events[len(events)-1]
+	return position{Epoch: in.at.Epoch, Seq: last.Seq, At: last.At}
+}
+
+func (in *intake) commit(ctx context.Context, events []record, to position) error {
+	msgs := make([]*nats.Msg, 0, len(events)+1)
+	for _, e := range events {
+		msgs = append(msgs, &nats.Msg{Subject: Staged + e.Subject[len(meshPrefix):], Header: e.Header, Data: e.Data})
+	}
+	data, err := json.Marshal(to)
+	if err != nil {
+		return fmt.Errorf("encode position: %w", err)
+	}
+	msgs = append(msgs, &nats.Msg{Subject: PositionSubject(in.Peer), Data: data, Header: nats.Header{
+		"Nats-Rollup": {"sub"},
+		"Nats-TTL":    {"never"}, // an idle link must not forget its position
+		// Of two nodes that import at once, as after an election, one gives way.
+		"Nats-Expected-Last-Subject-Sequence": {fmt.Sprint(in.record)},
+	}})
+	last, err := in.Bus.Atomic(ctx, msgs)
+	if err != nil {
+		return err
+	}
+	in.record, in.at = last, to
+	return nil
+}
+
+// note makes the state visible.
+func (in *intake) note(f frame) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.state.Heard = time.Now()
+	in.state.Position, in.state.Pending, in.state.Behind = in.next, f.Pending, 0
+	if f.Pending > 0 {
+		in.state.Behind = max(0, time.Since(time.Unix(0, in.at.At)))
+	}
+}
+
+// acknowledge tells the peer how far this site has come. A peer that sees none
+// would wait for ever with a full window, so that is found here.
+func (in *intake) acknowledge(f frame) error {
+	now := time.Now()
+	if f.Acks > 0 || in.unread.IsZero() {
+		in.unread = now
+	}
+	if in.acks > 0 && now.Sub(in.unread) > silence {
+		return fmt.Errorf("site %s does not see acknowledgements: its link user must be allowed to receive %s", in.Peer, Inbound(in.Peer, in.Here)+">")
+	}
+	data, err := json.Marshal(ack{Bytes: in.bytes, Position: in.at})
+	if err != nil {
+		return fmt.Errorf("encode acknowledgement: %w", err)
+	}
+	in.acks++
+	if err := in.Bus.Conn().Publish(acksSubject(in.Peer, in.Here, in.id), data); err != nil {
+		return fmt.Errorf("acknowledge to site %s: %w", in.Peer, err)
+	}
+	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}

@@ -1,0 +1,100 @@
+// Package transfer moves the events of one site's stream into another's, each
+// once and in the order of its origin. The importer keeps its position in its
+// own stream, in the same atomic write as the events it takes over, so neither a
+// broken connection nor a kill loses or doubles one. It makes no compatibility
+// promise.
+//
+// An importer opens a session: it asks the exporter (question "draw") for what
+// comes after its position. The exporter sends frames, which say of each stretch
+// of its stream where it begins and where it ends; the importer takes only the
+// frame that begins where the last one ended, commits it, and acknowledges. Any
+// doubt, such as a missing frame, silence, or an unknown outcome of a commit,
+// ends the session, and the next one begins at the position that is stored.
+package transfer
+
+import (
+	"context"
+	"time"
+
+	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/obs"
+)
+
+const (
+	// window is how many bytes of frames may be under way: 100 ms of round trip at
+	// 100 MB/s, and a commit, fit in.
+	window = 16 << 20
+	// frameBytes and frameEvents bound a frame; a single larger event makes one of
+	// its own.
+	frameBytes  = 256 << 10
+	frameEvents = 500
+	// frameCost is what a frame counts at least in the window.
+	frameCost = 1 << 10
+	// beat is how often an idle exporter says that it is there.
+	beat = 500 * time.Millisecond
+	// silence is how long either side waits for the other before the session ends.
+	silence = 3 * time.Second
+	// retry spaces attempts to open a session.
+	retry = 200 * time.Millisecond
+	// commitBytes bounds what an importer commits at once.
+	commitBytes = 4 << 20
+)
+
+// Question is the name under which the importer asks for a session.
+const Question = "draw"
+
+// Agreement is what two sites exchange, as one of them sees it.
+type Agreement struct {
+	Here, Peer string
+}
+
+// Subjects of the link, as the receiver of a message sees them: Inbound(a, b) is
+// the prefix of all that a may receive from b.
+func Inbound(to, from string) string { return "wl." + to + "." + from + "." }
+
+func eventsSubject(to, from, session string) string { return Inbound(to, from) + "evt." + session }
+func acksSubject(to, from, session string) string   { return Inbound(to, from) + "ack." + session }
+
+// Deps is what both directions use.
+type Deps struct {
+	obs.Scope
+	Bus *bus.Bus
+	// Ask sends a question to the peer and returns its answer.
+	Ask func(ctx context.Context, question string, data []byte) ([]byte, error)
+	// Active tells whether this node is the one of its site that imports.
+	Active func() bool
+}
+
+// position is how far an importer has come in the exporter's stream.
+type position struct {
+	Epoch string `json:"epoch"` // of the exporter's stream; empty: nowhere yet
+	Seq   uint64 `json:"seq"`
+	// At is when the exporter stored the message at Seq, in Unix nanoseconds: it
+	// tells this message from another that took its place on a disk that went back.
+	At int64 `json:"at"`
+}
+
+// opening asks for a session.
+type opening struct {
+	Session string   `json:"session"`
+	From    position `json:"from"`
+	Import  []string `json:"import"`
+}
+
+// opened answers it.
+type opened struct {
+	Epoch   string   `json:"epoch"`
+	After   uint64   `json:"after"` // the first frame begins here
+	Filters []string `json:"filters"`
+	// Anew and Back tell why After is not the position asked for: the stream was
+	// made anew, or its disk went back to an earlier state.
+	Anew    bool   `json:"anew,omitempty"`
+	Back    bool   `json:"back,omitempty"`
+	Problem string `json:"problem,omitempty"`
+}
+
+// ack tells how far the importer has come in a session.
+type ack struct {
+	Bytes    uint64   `json:"bytes"` // of frames taken since the session began
+	Position position `json:"position"`
+}
