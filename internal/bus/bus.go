@@ -44,8 +44,10 @@ type Bus struct {
 	js    jetstream.JetStream
 	site  string
 	epoch atomic.Pointer[string] // of EVENTS; nil until first read
-	pub   *committer
-	m     *metrics
+	// single: the stream has one replica, so any answer is the leader's.
+	single atomic.Bool
+	pub    *committer
+	m      *metrics
 }
 
 // Option changes a Bus.

@@ -29,9 +29,10 @@ const (
 	// queueEvents and queueBytes bound what waits for a commit; callers block.
 	queueEvents = 8192
 	queueBytes  = 64 << 20
-	// ackWait is how long one attempt waits for the server. An election takes up
-	// to 9 s, so an item is tried again until patience ends.
-	ackWait  = 5 * time.Second
+	// ackWait is how long one attempt waits for the server. After the death of the
+	// stream's leader the answers never come, and the election takes 4 to 9 s, during
+	// which attempts are refused at once: an item is tried again until patience ends.
+	ackWait  = 2 * time.Second
 	patience = 20 * time.Second
 	// retryPause spaces attempts while the mesh is away.
 	retryPause = 100 * time.Millisecond

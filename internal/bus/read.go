@@ -38,6 +38,7 @@ func (b *Bus) Info(ctx context.Context) (StreamInfo, error) {
 	i := s.CachedInfo()
 	epoch := i.Config.Metadata[MetaEpoch]
 	b.epoch.Store(&epoch)
+	b.single.Store(i.Config.Replicas == 1)
 	st := i.State
 	return StreamInfo{Epoch: epoch, First: st.FirstSeq, Last: st.LastSeq, LastAt: st.LastTime, Messages: st.Msgs, Bytes: st.Bytes}, nil
 }
@@ -49,6 +50,10 @@ type ReadConfig struct {
 	// HeadersOnly leaves the data out.
 	HeadersOnly bool
 }
+
+// readHeartbeat is how often the server tells a reader that it is there; the node
+// that serves it may die, and after two missing ones another takes over.
+const readHeartbeat = time.Second
 
 // Read calls h for each event in stream order until ctx ends, which is no
 // error, or h fails. It leaves no trace on the server and survives reconnects.
@@ -95,7 +100,7 @@ func (b *Bus) readOnce(ctx context.Context, oc jetstream.OrderedConsumerConfig, 
 		return 0, fmt.Errorf("create reader: %w", err)
 	}
 	// 1,000 messages or 4 MiB ahead keep a reader busy over one round trip.
-	it, err := cons.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, 4<<20))
+	it, err := cons.Messages(jetstream.PullMaxMessagesWithBytesLimit(1000, 4<<20), jetstream.PullHeartbeat(readHeartbeat))
 	if err != nil {
 		return 0, fmt.Errorf("start reader: %w", err)
 	}
@@ -174,7 +179,11 @@ func (b *Bus) Page(ctx context.Context, cfg PageConfig) (events []event.Stored, 
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	p := page{bus: b, cfg: cfg, next: cfg.After}
-	if err := p.fetch(ctx, req); err != nil {
+	err = p.fetch(ctx, req)
+	if err == nil && p.end {
+		err = p.finish(ctx)
+	}
+	if err != nil {
 		return nil, cfg.After, unavailable("read page", err)
 	}
 	return p.events, p.next, nil
@@ -186,6 +195,35 @@ type page struct {
 	cfg    PageConfig
 	events []event.Stored
 	next   uint64
+	end    bool // the node that answered has nothing more
+}
+
+// finish moves to the end of a page that has nothing more. Any node that keeps
+// the stream may have answered, also one that is a little behind: the leader has
+// the last word.
+func (p *page) finish(ctx context.Context) error {
+	if !p.bus.single.Load() {
+		m, found, err := p.bus.get(ctx, map[string]any{"seq": p.next + 1, "next_by_subj": event.PatternOnMesh(p.cfg.Pattern)})
+		if err != nil {
+			return err
+		}
+		if found && m.Seq <= p.cfg.UpTo {
+			p.add(m)
+			return nil
+		}
+	}
+	if p.cfg.UpTo != math.MaxUint64 {
+		p.next = p.cfg.UpTo
+	}
+	return nil
+}
+
+func (p *page) add(m Raw) {
+	p.events = append(p.events, event.FromNATS(event.NATSMessage{
+		Subject: m.Subject, Header: m.Header, Data: m.Data,
+		Site: p.bus.site, Stream: Stream, Seq: m.Seq, StoredAt: m.At,
+	}))
+	p.next = m.Seq
 }
 
 func (p *page) fetch(ctx context.Context, req []byte) error {
@@ -216,14 +254,10 @@ func (p *page) take(m *nats.Msg) (done bool, err error) {
 	switch status := m.Header.Get("Status"); status {
 	case "":
 	case "204": // end of the batch
-		if m.Header.Get("Nats-Num-Pending") == "0" && p.cfg.UpTo != math.MaxUint64 {
-			p.next = p.cfg.UpTo // nothing more matches
-		}
+		p.end = m.Header.Get("Nats-Num-Pending") == "0"
 		return true, nil
 	case "404": // nothing at or after the start
-		if p.cfg.UpTo != math.MaxUint64 {
-			p.next = p.cfg.UpTo
-		}
+		p.end = true
 		return true, nil
 	default:
 		return true, fmt.Errorf("status %s: %s", status, m.Header.Get("Description"))
@@ -237,10 +271,6 @@ func (p *page) take(m *nats.Msg) (done bool, err error) {
 		return true, nil
 	}
 	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
-	p.events = append(p.events, event.FromNATS(event.NATSMessage{
-		Subject: m.Header.Get("Nats-Subject"), Header: m.Header, Data: m.Data,
-		Site: p.bus.site, Stream: Stream, Seq: seq, StoredAt: at,
-	}))
-	p.next = seq
+	p.add(Raw{Subject: m.Header.Get("Nats-Subject"), Header: m.Header, Data: m.Data, Seq: seq, At: at})
 	return false, nil
 }
