@@ -20,6 +20,9 @@ const (
 type marker struct {
 	Site string `json:"site"`
 	Node string `json:"node"`
+	// Cluster: the server would take streams of a single node for orphans of the
+	// cluster and delete them.
+	Cluster bool `json:"cluster,omitempty"`
 }
 
 // claim takes a data directory for this process and this node. The store must
@@ -63,11 +66,22 @@ func checkMarker(path string, m marker) error {
 	if err := json.Unmarshal(raw, &old); err != nil {
 		return fmt.Errorf("%s is damaged: %w", path, err)
 	}
+	if old.Cluster != m.Cluster {
+		return fmt.Errorf("%s was made with %s, the configuration has %s: a store cannot change between the two (mesh.cluster.size)",
+			filepath.Dir(path), sizeName(old), sizeName(m))
+	}
 	if old != m {
 		return fmt.Errorf("%s belongs to node %s of site %s, not to node %s of site %s: set node and site to these, or another directory",
 			filepath.Dir(path), old.Node, old.Site, m.Node, m.Site)
 	}
 	return nil
+}
+
+func sizeName(m marker) string {
+	if m.Cluster {
+		return "several nodes"
+	}
+	return "one node"
 }
 
 // writeWhole writes a file that is there entirely or not at all, whenever the

@@ -25,6 +25,8 @@ const (
 	// apiTimeout bounds one JetStream call; just after the start one may get no
 	// answer, so callers repeat it.
 	apiTimeout = 3 * time.Second
+	// startTimeout is that of a question that may come too early.
+	startTimeout = 250 * time.Millisecond
 )
 
 // ensureEvents makes the site's stream or brings it to the configuration.
@@ -43,6 +45,7 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		Replicas:         1,
 		MaxAge:           n.cfg.Events.MaxAge.Std(),
 		MaxBytes:         n.cfg.Events.MaxBytes.Bytes(),
+		MaxMsgSize:       maxPayload - transfer.Room, // so that a linked site can store it too
 		Duplicates:       dedupeWindow,
 		AllowDirect:      true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
 		Metadata: map[string]string{"weft.site": n.Site},
@@ -53,10 +56,10 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500:
+		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500 && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
 			return fmt.Errorf("make stream %s: %w", eventsStream, err)
 		}
-		pause(ctx, 200*time.Millisecond)
+		pause(ctx, 50*time.Millisecond)
 	}
 }
 
@@ -64,7 +67,10 @@ func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error 
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	js := n.bus.JetStream()
-	old, err := js.Stream(ctx, eventsStream)
+	// While the cluster has no leader yet nobody answers.
+	brief, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	old, err := js.Stream(brief, eventsStream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		cfg.Metadata[bus.MetaEpoch] = strings.ToLower(rand.Text()[:10])
@@ -79,7 +85,7 @@ func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error 
 	maps.Copy(meta, cfg.Metadata)
 	cfg.Metadata = meta
 	cfg.Sources = n.captureSource()
-	_, err = js.UpdateStream(ctx, cfg)
+	_, err = js.UpdateStream(ctx, cfg) // no change if all is as it was
 	return err
 }
 
@@ -109,7 +115,9 @@ func (n *Node) ensureCapture(ctx context.Context) error {
 		Subjects:    n.cfg.Events.Capture,
 		Retention:   jetstream.WorkQueuePolicy,
 		Storage:     jetstream.FileStorage,
+		Replicas:    n.cfg.Replicas(),
 		MaxBytes:    min(n.cfg.Events.MaxBytes.Bytes(), 1<<30),
+		MaxMsgSize:  maxPayload - transfer.Room - 1<<10, // EVENTS notes where it drew it from
 		Discard:     jetstream.DiscardNew, // a client with an ack learns that the site is full
 		Duplicates:  dedupeWindow,
 	})
@@ -122,14 +130,15 @@ func (n *Node) ensureCapture(ctx context.Context) error {
 func (n *Node) drainCapture(ctx context.Context) (left uint64) {
 	const patience = 15 * time.Second // without progress: the server looks for the source again after 10 s
 	for until := time.Now().Add(patience); ctx.Err() == nil && time.Now().Before(until); pause(ctx, 20*time.Millisecond) {
-		call, cancel := context.WithTimeout(ctx, apiTimeout)
+		call, cancel := context.WithTimeout(ctx, startTimeout)
 		s, err := n.bus.JetStream().Stream(call, captureStream)
 		cancel()
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return 0
 		}
 		if err != nil {
-			continue // just after the start there may be no answer
+			until = time.Now().Add(patience) // just after the start there may be no answer
+			continue
 		}
 		info := s.CachedInfo()
 		if info.State.Msgs == 0 || slices.Equal(info.Config.Subjects, n.cfg.Events.Capture) {

@@ -12,6 +12,7 @@ import (
 type serverLog struct {
 	log   *slog.Logger
 	fatal chan error
+	hear  func(line string) // takes errors besides: they tell why a link is down
 }
 
 // Noticef takes the server's routine messages: details at this level.
@@ -25,13 +26,18 @@ func (l *serverLog) Warnf(format string, v ...any) {
 	if strings.Contains(text, "Plaintext passwords detected") {
 		return // Weft makes these passwords for one run, in memory
 	}
+	if strings.Contains(text, "Waiting for routing to be established") {
+		l.log.Debug("nats server", "text", text) // the node says itself what it waits for
+		return
+	}
 	l.log.Warn("nats server", "text", text)
 }
 
 // Errorf takes errors; the server goes on.
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	for _, routine := range []string{"Error trying to connect as leafnode", "Error flushing"} {
+	l.hear(text)
+	for _, routine := range []string{"Error trying to connect as leafnode", "Error trying to connect to route", "Error flushing"} {
 		if strings.Contains(text, routine) {
 			l.log.Debug("nats server", "text", text) // a connection ended: links report their own state
 			return

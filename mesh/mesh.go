@@ -19,9 +19,12 @@ import (
 
 // Config is the mesh section of a node's configuration.
 type Config struct {
-	Client Client `yaml:"client"`
-	Links  Links  `yaml:"links"`
-	Events Events `yaml:"events"`
+	Client  Client  `yaml:"client"`
+	Cluster Cluster `yaml:"cluster"`
+	Gossip  Gossip  `yaml:"gossip"`
+	Links   Links   `yaml:"links"`
+	TLS     TLS     `yaml:"tls"`
+	Events  Events  `yaml:"events"`
 }
 
 // Client is the listener for NATS clients and sidecars.
@@ -42,6 +45,7 @@ type User struct {
 type Events struct {
 	MaxAge      conf.Duration `yaml:"maxAge" doc:"How long events are kept; a link may be down this long without loss"`
 	MaxBytes    conf.Size     `yaml:"maxBytes" doc:"Disk for events; the oldest go first"`
+	Replicas    int           `yaml:"replicas" doc:"Nodes that keep each event: 1, 3 or 5; 0: 3 at a site of 3 and more nodes, else 1"`
 	Capture     []string      `yaml:"capture" doc:"Plain NATS subjects whose messages become events of this site"`
 	GroupCommit bool          `yaml:"groupCommit" doc:"Commit publishes that arrive together in one synced write"`
 	Staging     string        `yaml:"staging" doc:"Where a commit of several events is prepared: memory (a tmpfs, much faster; after a power loss in the middle of a commit some of its unacknowledged events may be stored and others not) or disk (all or none)"`
@@ -50,7 +54,8 @@ type Events struct {
 // DefaultConfig is one node that listens on loopback.
 func DefaultConfig() Config {
 	return Config{
-		Client: Client{Listen: "127.0.0.1:4222"},
+		Client:  Client{Listen: "127.0.0.1:4222"},
+		Cluster: Cluster{Size: 1},
 		Events: Events{
 			MaxAge: conf.Duration(7 * 24 * time.Hour), MaxBytes: 10 << 30,
 			GroupCommit: true, Staging: stagingMemory,
@@ -66,8 +71,9 @@ const (
 // Validate names every key that cannot work.
 func (c Config) Validate() error {
 	return errors.Join(
+		c.validateCluster(),
 		conf.Under("client", c.Client.validate()),
-		conf.Under("links", c.Links.validate()),
+		c.validateLinks(),
 		conf.Under("events", c.Events.validate()),
 	)
 }

@@ -30,7 +30,8 @@ type Deps struct {
 	Node    string // name of the node, stable and unique in the site
 	Dir     string // the node's data directory
 	Version string
-	Traces  bool // spans are recorded: links report the events they bring
+	Traces  bool             // spans are recorded: links report the events they bring
+	Now     func() time.Time // the clock that other nodes and sites see; nil: the machine's
 }
 
 // Node is one node of a site.
@@ -42,9 +43,11 @@ type Node struct {
 	links   []*link
 	keys    keys
 	metrics *metrics
+	history history // of the links
 
-	mu  sync.Mutex
-	srv *server.Server // guarded by mu; nil until it runs
+	mu   sync.Mutex
+	srv  *server.Server // guarded by mu; nil until it runs
+	site *site          // guarded by mu; nil until joined, and at a site of one node
 }
 
 // New checks the configuration and builds a node.
@@ -55,6 +58,9 @@ func New(cfg Config, d Deps) (*Node, error) {
 	var opts []bus.Option
 	if !cfg.Events.GroupCommit {
 		opts = append(opts, bus.PerMessage())
+	}
+	if d.Now == nil {
+		d.Now = time.Now
 	}
 	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), ready: make(chan struct{})}
 	n.metrics = newMetrics(n)
@@ -74,18 +80,36 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 // Run serves until ctx ends, then commits what was accepted and closes the store.
 func (n *Node) Run(ctx context.Context) (err error) {
-	unlock, err := claim(n.Dir, marker{Site: n.Site, Node: n.Node})
+	unlock, err := claim(n.Dir, marker{Site: n.Site, Node: n.Node, Cluster: n.cfg.Clustered()})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	area := newStaging(n.Dir, n.Site)
 	defer area.remove()
+	var others *site
+	if n.cfg.Clustered() {
+		if others, err = n.join(ctx); err != nil {
+			return err
+		}
+	}
 	s, err := n.start(ctx)
+	if err == nil && others != nil {
+		s, err = n.elect(ctx, s)
+	}
+	if others != nil {
+		defer func() {
+			others.leave(ctx) // before the server goes, so that nobody takes it for dead
+			if s != nil {
+				s.stop()
+			}
+		}()
+	} else if err == nil {
+		defer s.stop()
+	}
 	if err != nil {
 		return err
 	}
-	defer s.stop()
 	n.mu.Lock()
 	n.srv = s.Server
 	n.mu.Unlock()
@@ -95,10 +119,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.ensureEvents(ctx); err != nil {
 		return err
 	}
-	if n.cfg.Events.Staging == stagingMemory {
+	if n.cfg.Events.Staging == stagingMemory && n.cfg.Replicas() == 1 { // replicated batches are staged in memory anyway
 		if err := area.make(); err != nil {
 			n.Log.WarnContext(ctx, "commits are staged on disk: no memory file system", "err", err)
 		}
+	}
+	if err := n.setFormed(); err != nil {
+		return err
 	}
 	close(n.ready)
 	n.Log.InfoContext(ctx, "mesh node ready", "site", n.Site, "node", n.Node, "client_url", n.ClientURL())
@@ -110,6 +137,10 @@ func (n *Node) services(s *embedded) []run.Service {
 	services := []run.Service{
 		run.Named("server", run.Func(s.watch)),
 		run.Named("bus", n.bus),
+		run.Named("mesh status", run.Func(n.reportStatus)),
+	}
+	if n.site != nil {
+		services = append(services, run.Named("cluster", run.Func(n.site.follow)))
 	}
 	if len(n.links) > 0 {
 		services = append(services, run.Named("link answers", run.Func(n.answer)))
@@ -177,7 +208,7 @@ func (n *Node) linkAddr(s *server.Server) string {
 // LinkURL is where other sites dial this node; empty without listener.
 func (n *Node) LinkURL() string {
 	if s := n.server(); s != nil && n.cfg.Links.Listen != "" {
-		return "nats://" + n.linkAddr(s)
+		return n.linkScheme() + n.linkAddr(s)
 	}
 	return ""
 }
@@ -200,7 +231,7 @@ type embedded struct {
 
 // start runs the embedded server and waits until it serves.
 func (n *Node) start(ctx context.Context) (*embedded, error) {
-	if err := n.probePorts(ctx); err != nil {
+	if err := errors.Join(n.probePorts(ctx), n.prepareLinks(ctx)); err != nil {
 		return nil, err
 	}
 	opts, err := n.options()
@@ -212,7 +243,7 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, fmt.Errorf("make nats server: %w", err)
 	}
 	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
-	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal}, false, false, false)
+	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, hear: n.hear}, false, false, false)
 	go srv.Start() // returns when listening; ended by stop
 	if err := s.waitReady(ctx); err != nil {
 		s.stop()
@@ -234,7 +265,7 @@ func (n *Node) options() (*server.Options, error) {
 		return nil, fmt.Errorf("configure nats server: %w", err)
 	}
 	opts.NoSigs, opts.NoLog = true, true
-	opts.DontListen = n.cfg.Client.Listen == ""
+	opts.DontListen = n.cfg.Client.Listen == "" && !n.cfg.Clustered()
 	opts.LameDuckGracePeriod, opts.LameDuckDuration = 50*time.Millisecond, time.Second
 	return opts, nil
 }

@@ -2,9 +2,13 @@ package mesh
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -36,6 +40,7 @@ func newKeys() keys { return keys{node: rand.Text(), anonymous: rand.Text()} }
 func (n *Node) probePorts(ctx context.Context) error {
 	for _, l := range []struct{ key, addr string }{
 		{"mesh.client.listen", n.cfg.Client.Listen},
+		{"mesh.cluster.listen", n.cfg.Cluster.Listen},
 		{"mesh.links.listen", n.cfg.Links.Listen},
 	} {
 		if l.addr == "" {
@@ -58,13 +63,19 @@ func (n *Node) settings(k keys) string {
 	// The server takes this for the name of its cluster too, and links none of the
 	// same name: nodes of two sites may share theirs.
 	w("server_name: %q", n.Site+":"+n.Node)
-	if n.cfg.Client.Listen != "" {
+	switch {
+	case n.cfg.Client.Listen != "":
 		w("listen: %q", natsAddr(n.cfg.Client.Listen))
+	case n.cfg.Clustered():
+		w(`listen: "127.0.0.1:-1"`) // without this listener the server makes no routes; users() admits nobody to it
 	}
 	w("max_payload: %d", maxPayload)
 	w(`ping_interval: "10s"
 ping_max: 2`)
-	w("jetstream {\n  store_dir: %q\n  domain: %q\n  sync_interval: always", filepath.Join(n.Dir, storeDir), n.Site)
+	w("jetstream {\n  store_dir: %q\n  domain: %q", filepath.Join(n.Dir, storeDir), n.Site)
+	if n.cfg.Replicas() == 1 {
+		w("  sync_interval: always") // what only one node has must be on its disk
+	}
 	// Room for Weft's own streams beside the events.
 	w("  max_memory_store: 256MiB\n  max_file_store: %d\n}", n.cfg.Events.MaxBytes.Bytes()*2+(10<<30))
 	w("feature_flags { js_snapshot_sources: true, js_api_reply_v2: true, js_ack_fc_v2: true }")
@@ -76,7 +87,36 @@ ping_max: 2`)
 		w("no_auth_user: %s", anonymous)
 	}
 	n.leafnodes(w)
+	n.cluster(w)
 	return b.String()
+}
+
+// cluster writes the routes to the other nodes of the site. The server wants one
+// at its start, so a node that is alone names itself.
+func (n *Node) cluster(w func(string, ...any)) {
+	if !n.cfg.Clustered() {
+		return
+	}
+	n.mu.Lock()
+	routes := append([]string{n.cfg.Cluster.Listen}, n.site.routes...)
+	n.mu.Unlock()
+	password := n.routePassword()
+	for i, r := range routes {
+		routes[i] = (&url.URL{Scheme: "nats-route", User: url.UserPassword(routeUser, password), Host: r}).String()
+	}
+	w("cluster {\n  name: %q\n  listen: %q\n  no_advertise: true\n  pool_size: 3\n  connect_retries: 120", n.Site, natsAddr(n.cfg.Cluster.Listen))
+	w("  authorization {user: %s, password: %q, timeout: 3}", routeUser, password)
+	w("  routes: [%s]\n}", quoted(routes))
+}
+
+// routeUser is the name under which nodes of a site connect to each other.
+const routeUser = "weft-route"
+
+// routePassword follows from the site's key: whoever may hear gossip may connect.
+func (n *Node) routePassword() string {
+	mac := hmac.New(sha256.New, []byte(n.cfg.Gossip.Key.Reveal()))
+	mac.Write([]byte("weft routes of site " + n.Site))
+	return hex.EncodeToString(mac.Sum(nil))
 }
 
 // users writes who may connect: the node itself, clients, and the linked sites,
@@ -84,7 +124,11 @@ ping_max: 2`)
 func (n *Node) users(w func(string, ...any), k keys) {
 	w("      {user: %s, password: %q, allowed_connection_types: [IN_PROCESS]}", nodeUser, k.node)
 	if len(n.cfg.Client.Users) == 0 {
-		w("      {user: %s, password: %q, allowed_connection_types: [STANDARD, IN_PROCESS]%s}", anonymous, k.anonymous, permissions(nil, nil))
+		by := "IN_PROCESS"
+		if n.cfg.Client.Listen != "" {
+			by = "STANDARD, IN_PROCESS"
+		}
+		w("      {user: %s, password: %q, allowed_connection_types: [%s]%s}", anonymous, k.anonymous, by, permissions(nil, nil))
 	}
 	for _, u := range n.cfg.Client.Users {
 		w("      {user: %q, password: %q, allowed_connection_types: [STANDARD]%s}", u.Name, u.Password.Reveal(), permissions(u.Publish, u.Subscribe))

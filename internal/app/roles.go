@@ -17,7 +17,7 @@ import (
 func (n *Node) roles(ctx context.Context) error {
 	b := n.mesh.Bus()
 	hooks, err := webhook.New(n.cfg.Gateway.Webhooks, webhook.Deps{
-		Scope: n.scope, Source: b, Conn: b.Conn(), Site: n.cfg.Site, Node: n.cfg.Node,
+		Scope: n.scope, Source: b, Conn: b.Conn(), Site: n.cfg.Site, Node: n.cfg.Node, Replicas: n.cfg.Mesh.Replicas(),
 	})
 	if err != nil {
 		return err
@@ -30,7 +30,7 @@ func (n *Node) roles(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	letters := dlq.New(b, 1, n.scope)
+	letters := dlq.New(b, n.cfg.Mesh.Replicas(), n.scope)
 	bridges, err := bridge.New(n.cfg.Bridges, bridge.Deps{Scope: n.scope, Site: n.cfg.Site, Mesh: b, DeadLetters: letters})
 	if err != nil {
 		return err

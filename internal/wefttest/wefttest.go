@@ -5,6 +5,7 @@ package wefttest
 import (
 	"context"
 	"log/slog"
+	"net"
 	"testing"
 	"time"
 
@@ -131,4 +132,15 @@ func (o output) Write(p []byte) (int, error) {
 	o.t.Helper()
 	o.t.Logf("%s", p[:len(p)-1])
 	return len(p), nil
+}
+
+// freePort is a loopback address that is free now.
+func freePort(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().String()
 }
