@@ -88,7 +88,8 @@ func (l *link) isUp() bool {
 }
 
 func (l *link) mayYield() bool {
-	return len(l.URLs) > 0 && l.node.cfg.Links.Listen != "" && l.Name < l.node.Site
+	links := l.node.cfg.Links
+	return len(l.URLs) > 0 && (links.Listen != "" || links.WebSocket.Listen != "") && l.Name < l.node.Site
 }
 
 // away tells how long the peer has been away and whether it used to dial.

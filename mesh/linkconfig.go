@@ -2,55 +2,179 @@ package mesh
 
 import (
 	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"github.com/nats-io/nkeys"
 
 	"weft.dev/weft/internal/conf"
 )
 
 // Links joins this site to others.
 type Links struct {
-	Listen string `yaml:"listen" doc:"Address that other sites dial; empty: this site only dials"`
-	Sites  []Link `yaml:"sites" doc:"The sites this one is linked to"`
+	Listen    string        `yaml:"listen" doc:"Address that other sites dial; empty: this site only dials. Without mesh.tls it must be on loopback, unless plaintext is true"`
+	WebSocket LinkWebSocket `yaml:"websocket"`
+	Plaintext bool          `yaml:"plaintext" doc:"Let links to and from other machines run without TLS: whoever is on the way reads secrets and events"`
+	NKey      conf.Secret   `yaml:"nkey" doc:"This site's NKey seed (SU…, from weft pki nkey), shown to the sites that have a publicKey here"`
+	Sites     []Link        `yaml:"sites" doc:"The sites this one is linked to"`
+}
+
+// LinkWebSocket is a second listener for links, for sites that get out by HTTP only.
+type LinkWebSocket struct {
+	Listen string `yaml:"listen" doc:"Address that other sites dial with ws:// or, with mesh.tls, wss://; empty: none"`
 }
 
 // Link is the agreement with one other site. Both sites have one.
 type Link struct {
-	Name   string      `yaml:"name" doc:"Name of the other site"`
-	URLs   []string    `yaml:"urls" doc:"Link addresses of the other site, such as nats://iad.example:7422; empty: the other site dials. If both could, the site whose name comes first does"`
-	Secret conf.Secret `yaml:"secret" doc:"Shared secret of the two sites, at least 16 characters"`
-	Export []string    `yaml:"export" doc:"Subjects of this site's events that the other site may have"`
-	Import []string    `yaml:"import" doc:"Subjects wanted from the other site"`
+	Name      string      `yaml:"name" doc:"Name of the other site"`
+	URLs      []string    `yaml:"urls" doc:"Link addresses of the other site, such as tls://iad.example:7422: all with tls://, nats:// (no TLS), wss:// or ws:// (no TLS); empty: the other site dials. If both could, the site whose name comes first does"`
+	Proxy     conf.Secret `yaml:"proxy" doc:"HTTP proxy to dial through, such as http://user:password@proxy.example:3128"`
+	Secret    conf.Secret `yaml:"secret" doc:"Shared secret of the two sites, at least 16 characters; either this or publicKey"`
+	PublicKey string      `yaml:"publicKey" doc:"The other site's public NKey (U…); this site shows its links.nkey"`
+	Export    []string    `yaml:"export" doc:"Subjects of this site's events that the other site may have"`
+	Import    []string    `yaml:"import" doc:"Subjects wanted from the other site"`
 }
 
 // minSecret is the shortest link secret: shorter ones can be guessed.
 const minSecret = 16
 
-func (l Links) validate() error {
-	var errs []error
-	if l.Listen != "" {
-		errs = append(errs, conf.HostPort("listen", l.Listen))
+// validateLinks holds the links against the certificates.
+func (c Config) validateLinks() error {
+	return errors.Join(conf.Under("tls", c.TLS.validate()), conf.Under("links", c.Links.validate(c.TLS.On())))
+}
+
+func (l Links) validate(tls bool) error {
+	errs := []error{
+		l.listener("listen", l.Listen, tls),
+		l.listener("websocket.listen", l.WebSocket.Listen, tls),
 	}
-	seen := map[string]bool{}
+	own := ""
+	if l.NKey != "" {
+		var err error
+		if own, err = publicKey(l.NKey); err != nil {
+			errs = append(errs, conf.Field("nkey", "want the seed of a user NKey (SU…), from weft pki nkey"))
+		}
+	}
+	listens := l.Listen != "" || l.WebSocket.Listen != ""
+	seen, keys := map[string]bool{}, map[string]bool{own: own != ""}
 	for i, s := range l.Sites {
 		path := conf.Item("sites", i)
 		if seen[s.Name] {
 			errs = append(errs, conf.Field(path+".name", "want each site once"))
 		}
 		seen[s.Name] = true
-		errs = append(errs, conf.Under(path, s.validate(l.Listen != "")))
+		if s.PublicKey != "" && keys[s.PublicKey] {
+			errs = append(errs, conf.Field(path+".publicKey", "want a key of that site alone: another site here or this one has it"))
+		}
+		keys[s.PublicKey] = true
+		if s.PublicKey != "" && l.NKey == "" {
+			errs = append(errs, conf.Field("nkey", "want this site's NKey seed: "+path+" has a publicKey"))
+		}
+		errs = append(errs, conf.Under(path, s.validate(listens)), conf.Under(path, s.reachable(l.Plaintext)))
 	}
 	return errors.Join(errs...)
 }
 
+// listener wants an address on which nobody can listen in.
+func (l Links) listener(key, addr string, tls bool) error {
+	if addr == "" {
+		return nil
+	}
+	if err := conf.HostPort(key, addr); err != nil {
+		return err
+	}
+	if !tls && !l.Plaintext && !loopback(addr) {
+		return conf.Field(key, "want mesh.tls, a loopback address, or links.plaintext: true")
+	}
+	return nil
+}
+
 func (l Link) validate(listening bool) error {
 	errs := []error{conf.Name("name", l.Name), patterns("export", l.Export), patterns("import", l.Import)}
-	if len(l.Secret.Reveal()) < minSecret {
-		errs = append(errs, conf.Field("secret", "want the secret shared with that site, at least 16 characters"))
-	}
-	for i, u := range l.URLs {
-		errs = append(errs, conf.URL(conf.Item("urls", i), u, "nats", "nats-leaf"))
+	switch {
+	case l.Secret != "" && l.PublicKey != "":
+		errs = append(errs, conf.Field("publicKey", "want either secret or publicKey"))
+	case l.PublicKey != "":
+		if !nkeys.IsValidPublicUserKey(l.PublicKey) {
+			errs = append(errs, conf.Field("publicKey", "want the public NKey of that site (U…), from weft pki nkey"))
+		}
+	case len(l.Secret.Reveal()) < minSecret:
+		errs = append(errs, conf.Field("secret", "want the secret shared with that site, at least 16 characters, or its publicKey"))
 	}
 	if len(l.URLs) == 0 && !listening {
 		errs = append(errs, conf.Field("urls", "want an address to dial, or links.listen so that the other site can"))
 	}
 	return errors.Join(errs...)
+}
+
+// reachable wants addresses that can be dialled without being overheard.
+func (l Link) reachable(plaintext bool) error {
+	var errs []error
+	first := ""
+	for i, raw := range l.URLs {
+		path := conf.Item("urls", i)
+		if err := conf.URL(path, raw, "tls", "nats", "nats-leaf", "wss", "ws"); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		u, err := url.Parse(raw)
+		switch {
+		case err != nil: // URL has reported it
+		case u.User != nil:
+			errs = append(errs, conf.Field(path, "want no user or password: those are secret, or nkey and publicKey"))
+		case !secure(u.Scheme) && !plaintext && !loopback(dialAddr(u)):
+			errs = append(errs, conf.Field(path, fmt.Sprintf("want %s, a loopback address, or links.plaintext: true", secureForm(u.Scheme))))
+		}
+		if s := strings.TrimSuffix(u.Scheme, "-leaf"); first == "" {
+			first = s
+		} else if s != first {
+			errs = append(errs, conf.Field(path, "want "+first+":// as in the first: the server dials all addresses of a site in one way"))
+		}
+	}
+	if l.Proxy != "" {
+		if err := conf.URL("proxy", l.Proxy.Reveal(), "http", "https"); err != nil {
+			errs = append(errs, err)
+		} else if u, err := url.Parse(l.Proxy.Reveal()); err == nil && u.User != nil {
+			if p, _ := u.User.Password(); p == "" || u.User.Username() == "" {
+				errs = append(errs, conf.Field("proxy", "want both user and password, or neither"))
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func secure(scheme string) bool { return scheme == "tls" || scheme == "wss" }
+
+func secureForm(scheme string) string {
+	if scheme == "ws" {
+		return "wss://"
+	}
+	return "tls://"
+}
+
+// dialAddr is a URL's address with the port that the server dials.
+func dialAddr(u *url.URL) string {
+	if u.Port() != "" {
+		return u.Host
+	}
+	port := map[string]string{"ws": "80", "wss": "443"}[u.Scheme]
+	if port == "" {
+		port = "7422"
+	}
+	return strings.TrimSuffix(u.Host, ":") + ":" + port
+}
+
+// publicKey is the public half of a user's NKey seed.
+func publicKey(seed conf.Secret) (string, error) {
+	pair, err := nkeys.FromSeed([]byte(seed.Reveal()))
+	if err != nil {
+		return "", err
+	}
+	defer pair.Wipe()
+	key, err := pair.PublicKey()
+	if err == nil && !nkeys.IsValidPublicUserKey(key) {
+		err = errors.New("not a user's key")
+	}
+	return key, err
 }

@@ -147,7 +147,7 @@ func TestValidate(t *testing.T) {
 		}, "client.users[0].publish[0]"},
 		{"reserved user", func(c *mesh.Config) { c.Client.Users = []mesh.User{{Name: "weft-node", Password: "x"}} }, "client.users[0].name"},
 		{"no secret", func(c *mesh.Config) {
-			c.Links.Sites = []mesh.Link{{Name: "b", URLs: []string{"nats://b:7422"}}}
+			c.Links.Sites = []mesh.Link{{Name: "b", URLs: []string{"tls://b:7422"}}}
 		}, "links.sites[0].secret"},
 		{"nobody can dial", func(c *mesh.Config) { c.Links.Sites = []mesh.Link{{Name: "b", Secret: secret}} }, "links.sites[0].urls"},
 		{"scheme", func(c *mesh.Config) {

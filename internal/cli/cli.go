@@ -80,7 +80,7 @@ Start with "weft demo", then "weft run".`,
 	}
 	root.AddCommand(
 		c.demo(), c.run(), c.sidecar(), c.check(), c.pub(), c.sub(), c.trace(), c.mesh(), c.stream(),
-		c.dlq(), c.webhook(), c.bridge(), c.load(), c.version(),
+		c.dlq(), c.webhook(), c.bridge(), c.pki(), c.load(), c.version(),
 	)
 	strict(root)
 	return root
