@@ -48,6 +48,7 @@ type linkState struct {
 	up        bool
 	since     time.Time
 	rtt       time.Duration
+	offset    time.Duration // how far the peer's clock is ahead
 	peer      linkAnswer
 	problem   string
 	deaf      int  // questions in a row without an answer
@@ -107,6 +108,7 @@ type linkRequest struct {
 	Node    string `json:"node"`
 	Version string `json:"version"`
 	Dials   bool   `json:"dials"`
+	At      int64  `json:"at,omitempty"` // the sender's clock, Unix ns
 }
 
 // linkAnswer is what the peer says of itself.
@@ -114,6 +116,7 @@ type linkAnswer struct {
 	Node    string `json:"node"`
 	Version string `json:"version"`
 	Problem string `json:"problem,omitempty"`
+	At      int64  `json:"at,omitempty"` // the sender's clock, Unix ns
 }
 
 func newLink(n *Node, l Link) *link {
@@ -165,18 +168,24 @@ func (l *link) Run(ctx context.Context) error {
 // renew asks the peer how it is.
 func (l *link) renew(ctx context.Context) error {
 	n := l.node
-	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Dials: l.dials()})
+	data, err := json.Marshal(linkRequest{Node: n.Node, Version: n.Version, Dials: l.dials(), At: n.Now().UnixNano()})
 	if err != nil {
 		return fmt.Errorf("encode link question: %w", err)
 	}
 	own, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	start := time.Now()
+	start, asked := time.Now(), n.Now()
 	raw, err := n.Ask(own, l.Name, linkQuestion, data)
 	rtt := time.Since(start)
 	var answer linkAnswer
 	if err == nil {
 		err = json.Unmarshal(raw, &answer)
+	}
+	if answer.At != 0 {
+		ahead := offset(asked, asked.Add(rtt), answer.At)
+		l.mu.Lock()
+		l.state.offset = ahead
+		l.mu.Unlock()
 	}
 	l.record(ctx, answer, rtt, err)
 	l.listen(ctx, err)
@@ -200,6 +209,7 @@ func (l *link) listen(ctx context.Context, err error) {
 	}
 	if n := l.node.dropLeaf(l.Name); n > 0 {
 		l.node.metrics.wedged.WithLabelValues(l.Name).Inc()
+		l.node.history.incident(l.Name, "wedged")
 		l.node.Log.WarnContext(ctx, "link connection is dead and was closed", "site", l.Name, "connections", n)
 	}
 }
@@ -234,7 +244,7 @@ func (l *link) record(ctx context.Context, answer linkAnswer, rtt time.Duration,
 // answer tells the peer how this site is.
 func (l *link) answer(ctx context.Context, m *nats.Msg) {
 	n := l.node
-	answer := linkAnswer{Node: n.Node, Version: n.Version}
+	answer := linkAnswer{Node: n.Node, Version: n.Version, At: n.Now().UnixNano()}
 	var req linkRequest
 	if err := json.Unmarshal(m.Data, &req); err != nil {
 		answer.Problem = err.Error()

@@ -12,6 +12,7 @@ type metrics struct {
 	imported, linkEvents, wedged           *prometheus.CounterVec
 	messages, bytes, first, last           *prometheus.Desc
 	linkUp, linkLagOut, linkLagIn, linkRTT *prometheus.Desc
+	linkClock                              *prometheus.Desc
 }
 
 func newMetrics(n *Node) *metrics {
@@ -27,6 +28,7 @@ func newMetrics(n *Node) *metrics {
 		linkUp:     d("weft_mesh_link_up", "1 if the linked site answers.", "peer_site"),
 		linkLagOut: d("weft_mesh_link_lag_out_events", "Events that the linked site has not taken yet.", "peer_site"),
 		linkLagIn:  d("weft_mesh_link_lag_in_events", "Events of the linked site not taken yet.", "peer_site"),
+		linkClock:  d("weft_mesh_link_clock_offset_seconds", "How far the clock of the linked site is ahead.", "peer_site"),
 		linkRTT:    d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
 	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
@@ -59,13 +61,20 @@ type linkCounter struct {
 
 func (m *metrics) link(peer string) linkCounter { return linkCounter{m, peer} }
 
-func (c linkCounter) incident(kind string) { c.m.linkEvents.WithLabelValues(c.peer, kind).Inc() }
-func (c linkCounter) Imported(events int)  { c.m.imported.WithLabelValues(c.peer).Add(float64(events)) }
-func (c linkCounter) Duplicate()           { c.incident("duplicate") }
-func (c linkCounter) Refused()             { c.incident("refused") }
-func (c linkCounter) Restarted()           { c.incident("restarted") }
-func (c linkCounter) RolledBack()          { c.incident("rolled_back") }
-func (c linkCounter) Epoch()               { c.incident("epoch") }
+func (c linkCounter) incident(kind string) {
+	c.m.linkEvents.WithLabelValues(c.peer, kind).Inc()
+	c.m.node.history.incident(c.peer, kind)
+}
+
+func (c linkCounter) Imported(events int) {
+	c.m.imported.WithLabelValues(c.peer).Add(float64(events))
+	c.m.node.history.took(c.peer, events)
+}
+func (c linkCounter) Duplicate()  { c.incident("duplicate") }
+func (c linkCounter) Refused()    { c.incident("refused") }
+func (c linkCounter) Restarted()  { c.incident("restarted") }
+func (c linkCounter) RolledBack() { c.incident("rolled_back") }
+func (c linkCounter) Epoch()      { c.incident("epoch") }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(m, ch) }
@@ -86,11 +95,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.first, float64(s.First), s.Name)
 		gauge(m.last, float64(s.Last), s.Name)
 	}
-	st, err := m.node.Status(ctx)
-	if err != nil {
-		return
-	}
-	for _, l := range st.Links {
+	for _, l := range m.node.linkStates() {
 		up := 0.0
 		if l.Up {
 			up = 1
@@ -99,5 +104,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.linkLagOut, float64(l.LagOut), l.Site)
 		gauge(m.linkLagIn, float64(l.LagIn), l.Site)
 		gauge(m.linkRTT, l.RTTMs/1000, l.Site)
+		gauge(m.linkClock, l.ClockOffset, l.Site)
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -13,15 +15,20 @@ import (
 	"weft.dev/weft/internal/httpd"
 )
 
-// Status is the state of a node and its links.
+// Status is the state of a site as one of its nodes sees it.
 type Status struct {
-	Site    string       `json:"site"`
-	Node    string       `json:"node"`
-	Version string       `json:"version"`
-	Nats    string       `json:"natsVersion"`
-	Listen  Listen       `json:"listen"`
-	Stream  StreamStatus `json:"stream"`
-	Links   []LinkStatus `json:"links"`
+	Site    string         `json:"site"`
+	Node    string         `json:"node"`
+	Version string         `json:"version"`
+	Nats    string         `json:"natsVersion"`
+	At      time.Time      `json:"at"`
+	Listen  Listen         `json:"listen"`
+	Stream  StreamStatus   `json:"stream"`
+	Nodes   []NodeStatus   `json:"nodes"`
+	Streams []StreamStatus `json:"streams"`
+	Links   []LinkStatus   `json:"links"`
+	// Problem tells why the streams cannot be read.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Listen holds the addresses in use; empty means no listener.
@@ -30,59 +37,115 @@ type Listen struct {
 	Links  string `json:"links,omitempty"`
 }
 
+// NodeStatus is one node of the site.
+type NodeStatus struct {
+	Node    string `json:"node"`
+	Version string `json:"version,omitempty"`
+	Up      bool   `json:"up"`
+	Self    bool   `json:"self"`   // it made this answer
+	Leader  bool   `json:"leader"` // of EVENTS; it imports from the linked sites
+	// ClusterSize is how many nodes the site has as this one knows it.
+	ClusterSize int    `json:"clusterSize"`
+	Listen      Listen `json:"listen"`
+	Disk        *Disk  `json:"disk,omitempty"`
+	// ClockOffset is how far its clock is ahead of this node's, in seconds.
+	ClockOffset float64 `json:"clockOffsetSeconds"`
+	Problem     string  `json:"problem,omitempty"`
+}
+
+// Disk is the file system that holds a node's data, in bytes.
+type Disk struct {
+	Free  uint64 `json:"free"`
+	Total uint64 `json:"total"`
+}
+
 // StreamStatus is the state of one stream.
 type StreamStatus struct {
 	Name     string     `json:"name"`
 	Epoch    string     `json:"epoch,omitempty"`
 	Messages uint64     `json:"messages"`
 	Bytes    uint64     `json:"bytes"`
+	MaxBytes int64      `json:"maxBytes,omitempty"`
 	First    uint64     `json:"first"`
 	Last     uint64     `json:"last"`
 	FirstAt  *time.Time `json:"firstAt,omitempty"`
 	LastAt   *time.Time `json:"lastAt,omitempty"`
 	// Consumers draw from the stream.
 	Consumers int `json:"consumers"`
+	// Leader is the node that orders what is stored; empty: there is none.
+	Leader   string    `json:"leader,omitempty"`
+	Replicas []Replica `json:"replicas"`
 }
 
-// LinkStatus is one link as this site sees it.
-type LinkStatus struct {
-	Site    string    `json:"site"`
-	Node    string    `json:"node,omitempty"` // the peer's node that answered last
-	Version string    `json:"version,omitempty"`
-	Dials   bool      `json:"dials"` // this site dials
-	Up      bool      `json:"up"`
-	Since   time.Time `json:"since"`
-	RTTMs   float64   `json:"rttMs"`
-	Exports []string  `json:"exports"`
-	Imports []string  `json:"imports"`
-	// Events not yet taken over, by the peer and from the peer.
-	LagOut uint64 `json:"lagOut"`
-	LagIn  uint64 `json:"lagIn"`
-	// LagInSeconds is the age of the last event taken over, while more wait.
-	LagInSeconds float64 `json:"lagInSeconds"`
-	Problem      string  `json:"problem,omitempty"`
+// Replica is one node's copy of a stream.
+type Replica struct {
+	Node    string `json:"node"`
+	Leader  bool   `json:"leader"`
+	Up      bool   `json:"up"`
+	Current bool   `json:"current"` // it has all that the leader has
+	Lag     uint64 `json:"lag"`     // operations behind the leader
 }
 
-// Status reads the node's state.
+// Status reads the state of the site: what this node knows, and what the other
+// nodes answer within gatherTime.
 func (n *Node) Status(ctx context.Context) (Status, error) {
-	st := Status{Site: n.Site, Node: n.Node, Version: n.Version, Nats: server.VERSION, Links: []LinkStatus{}}
-	s := n.server()
-	if s == nil {
+	own := n.report()
+	st := Status{
+		Site: n.Site, Node: n.Node, Version: n.Version, Nats: server.VERSION, At: time.Now(),
+		Listen: own.Node.Listen, Links: own.Links, Nodes: []NodeStatus{}, Streams: []StreamStatus{},
+	}
+	if n.server() == nil {
 		return st, errNotReady
 	}
-	st.Listen = n.listening(s)
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	stream, err := n.bus.JetStream().Stream(ctx, eventsStream)
+	var reading sync.WaitGroup
+	var others []nodeReport
+	peers := n.peers()
+	reading.Go(func() { others = n.gather(ctx, peers) })
+	streams, err := n.Streams(ctx)
+	reading.Wait()
 	if err != nil {
-		return st, err
+		st.Problem = "the streams cannot be read: " + err.Error()
 	}
-	info := stream.CachedInfo()
-	st.Stream = streamStatus(info)
-	for _, l := range n.links {
-		st.Links = append(st.Links, l.status())
+	st.Streams = streams
+	if i := slices.IndexFunc(streams, func(s StreamStatus) bool { return s.Name == eventsStream }); i >= 0 {
+		st.Stream = streams[i]
 	}
+	st.merge(own, others, peers)
 	return st, nil
+}
+
+// merge puts the nodes' reports together. A link's state is that of the node
+// that imports, which is the leader; without one it is the node's own view.
+func (st *Status) merge(own nodeReport, others []nodeReport, peers []peer) {
+	own.Node.Self = true
+	reports := append([]nodeReport{own}, others...)
+	for _, r := range reports {
+		st.Nodes = append(st.Nodes, r.Node)
+		if r.Node.Leader {
+			st.Links = r.Links
+		}
+	}
+	st.Links = append([]LinkStatus{}, st.Links...)
+	for i := range st.Links {
+		l := &st.Links[i]
+		l.Connections = 0 // of all nodes: any of them may hold the connection
+		for _, r := range reports {
+			if j := slices.IndexFunc(r.Links, func(o LinkStatus) bool { return o.Site == l.Site }); j >= 0 {
+				l.Connections += r.Links[j].Connections
+			}
+		}
+	}
+	for _, p := range peers {
+		if slices.ContainsFunc(st.Nodes, func(s NodeStatus) bool { return s.Node == p.name }) {
+			continue
+		}
+		s := NodeStatus{Node: p.name, ClusterSize: own.Node.ClusterSize, Problem: "it does not answer"}
+		if !p.connected {
+			s.Problem = "it is not connected"
+		}
+		st.Nodes = append(st.Nodes, s)
+	}
+	slices.SortFunc(st.Nodes, func(a, b NodeStatus) int { return strings.Compare(a.Node, b.Node) })
 }
 
 func (n *Node) listening(s *server.Server) Listen {
@@ -96,10 +159,12 @@ func (n *Node) listening(s *server.Server) Listen {
 	return out
 }
 
-func streamStatus(i *jetstream.StreamInfo) StreamStatus {
+// streamStatus reads a stream of a site of which node is the only one, unless
+// the server says otherwise.
+func streamStatus(i *jetstream.StreamInfo, node string) StreamStatus {
 	st := StreamStatus{
 		Name: i.Config.Name, Epoch: i.Config.Metadata[bus.MetaEpoch], Messages: i.State.Msgs, Bytes: i.State.Bytes,
-		First: i.State.FirstSeq, Last: i.State.LastSeq, Consumers: i.State.Consumers,
+		MaxBytes: max(i.Config.MaxBytes, 0), First: i.State.FirstSeq, Last: i.State.LastSeq, Consumers: i.State.Consumers,
 	}
 	if !i.State.FirstTime.IsZero() && i.State.Msgs > 0 {
 		st.FirstAt = &i.State.FirstTime
@@ -107,24 +172,18 @@ func streamStatus(i *jetstream.StreamInfo) StreamStatus {
 	if !i.State.LastTime.IsZero() {
 		st.LastAt = &i.State.LastTime
 	}
-	return st
-}
-
-// status is what the link knows of itself.
-func (l *link) status() LinkStatus {
-	l.mu.Lock()
-	s := l.state
-	l.mu.Unlock()
-	in, out := l.importer.State(), l.exporter.State()
-	st := LinkStatus{
-		Site: l.Name, Node: s.peer.Node, Version: s.peer.Version, Dials: len(l.URLs) > 0 && !s.yields,
-		Up: s.up, Since: s.since, RTTMs: float64(s.rtt.Microseconds()) / 1000,
-		Exports: slices.Concat([]string{}, l.Export), Imports: slices.Concat([]string{}, in.Filters),
-		LagIn: in.Pending, LagInSeconds: in.Behind.Seconds(), LagOut: out.Pending, Problem: s.problem,
+	if i.Cluster == nil || i.Cluster.Name == "" {
+		st.Leader, st.Replicas = node, []Replica{{Node: node, Leader: true, Up: true, Current: true}}
+		return st
 	}
-	if st.Problem == "" {
-		st.Problem = in.Problem
+	st.Leader, st.Replicas = nodeName(i.Cluster.Leader), []Replica{}
+	if st.Leader != "" {
+		st.Replicas = append(st.Replicas, Replica{Node: st.Leader, Leader: true, Up: true, Current: true})
 	}
+	for _, p := range i.Cluster.Replicas {
+		st.Replicas = append(st.Replicas, Replica{Node: nodeName(p.Name), Up: !p.Offline, Current: p.Current && !p.Offline, Lag: p.Lag})
+	}
+	slices.SortFunc(st.Replicas, func(a, b Replica) int { return strings.Compare(a.Node, b.Node) })
 	return st
 }
 
@@ -138,17 +197,21 @@ func (n *Node) Streams(ctx context.Context) ([]StreamStatus, error) {
 	out := []StreamStatus{}
 	list := n.bus.JetStream().ListStreams(ctx)
 	for i := range list.Info() {
-		out = append(out, streamStatus(i))
+		out = append(out, streamStatus(i, n.Node))
 	}
 	return out, list.Err()
 }
 
-// Handler serves GET /api/mesh and GET /api/streams.
+// Handler serves GET /api/mesh, /api/mesh/doctor and /api/streams.
 func (n *Node) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /api/mesh", func(w http.ResponseWriter, r *http.Request) {
 		st, err := n.Status(r.Context())
 		n.reply(w, r, st, err)
+	})
+	mux.HandleFunc("GET /api/mesh/doctor", func(w http.ResponseWriter, r *http.Request) {
+		st, err := n.Status(r.Context())
+		n.reply(w, r, Diagnose(st), err)
 	})
 	mux.HandleFunc("GET /api/streams", func(w http.ResponseWriter, r *http.Request) {
 		st, err := n.Streams(r.Context())

@@ -36,6 +36,7 @@ type ExportState struct {
 	Session  bool      // one is open at this node
 	Position uint64    // the peer has taken over what comes up to here
 	Pending  uint64    // wanted events behind it
+	Sent     uint64    // events, in all sessions
 	At       time.Time // when the peer last acknowledged
 }
 
@@ -305,6 +306,9 @@ func (s *session) send() error {
 	}
 	if s.count > 0 {
 		s.sent += cost(len(b))
+		s.mu.Lock()
+		s.state.Sent += uint64(s.count)
+		s.mu.Unlock()
 	}
 	s.after, s.count, s.buf = s.upTo, 0, s.buf[:0]
 	return nil

@@ -52,6 +52,7 @@ type Counter interface {
 // ImportState is how far the importer has come.
 type ImportState struct {
 	Session  bool
+	Epoch    string // of the peer's stream
 	Filters  []string
 	Position uint64        // in the peer's stream
 	Pending  uint64        // wanted events behind it, as the peer said last
@@ -88,7 +89,7 @@ func (i *Importer) closed(err error) bool {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	was := i.state.Session
-	i.state.Session, i.state.Problem = false, ""
+	i.state.Session = false
 	if err != nil {
 		i.state.Problem = err.Error()
 	}
@@ -195,7 +196,7 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 	in.next = answer.After
 	in.at.Epoch = answer.Epoch
 	in.mu.Lock()
-	in.state = ImportState{Session: true, Filters: answer.Filters, Position: answer.After, Heard: time.Now()}
+	in.state = ImportState{Session: true, Epoch: answer.Epoch, Problem: in.state.Problem, Filters: answer.Filters, Position: answer.After, Heard: time.Now()}
 	in.mu.Unlock()
 }
 
@@ -334,6 +335,9 @@ func (in *intake) note(f frame) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.state.Heard = time.Now()
+	if f.Acks > 0 {
+		in.state.Problem = ""
+	}
 	in.state.Position, in.state.Pending, in.state.Behind = in.next, f.Pending, 0
 	if f.Pending > 0 {
 		in.state.Behind = max(0, time.Since(time.Unix(0, in.at.At)))

@@ -1,0 +1,23 @@
+package mesh
+
+import (
+	"slices"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// Restrict lets a linked site do only what is given, as an operator of a server
+// between the sites may have it by mistake.
+func (n *Node) Restrict(site string, perms *server.Permissions) error {
+	opts, err := n.options()
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(opts.Users, func(u *server.User) bool { return u.Username == linkUser(site) })
+	opts.Users[i].Permissions = perms
+	if err := n.server().ReloadOptions(opts); err != nil {
+		return err
+	}
+	n.dropLeaf(site) // a connection that stands keeps its permissions
+	return nil
+}

@@ -1,0 +1,217 @@
+package mesh
+
+import (
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// LinkStatus is one link as this site sees it.
+type LinkStatus struct {
+	Site    string `json:"site"`
+	Node    string `json:"node,omitempty"` // the peer's node that answered last
+	Version string `json:"version,omitempty"`
+	Dials   bool   `json:"dials"` // this site dials
+	Up      bool   `json:"up"`
+	// Connections between the sites that stand, whether the peer answers or not.
+	Connections int       `json:"connections"`
+	Since       time.Time `json:"since"`
+	RTTMs       float64   `json:"rttMs"`
+	Exports     []string  `json:"exports"`
+	Imports     []string  `json:"imports"`
+	// Importing and Exporting tell whether a session of that direction is open.
+	Importing bool `json:"importing"`
+	Exporting bool `json:"exporting"`
+	// Epoch of the peer's stream: another one means it was made anew.
+	Epoch string `json:"epoch,omitempty"`
+	// Taken and Sent count events since the node's start.
+	Taken uint64 `json:"taken"`
+	Sent  uint64 `json:"sent"`
+	// Events not yet taken over, by the peer and from the peer.
+	LagOut uint64 `json:"lagOut"`
+	LagIn  uint64 `json:"lagIn"`
+	// LagInSeconds is the age of the last event taken over, while more wait.
+	LagInSeconds float64 `json:"lagInSeconds"`
+	// ClockOffset is how far the peer's clock is ahead of this node's, in seconds.
+	ClockOffset float64 `json:"clockOffsetSeconds"`
+	// Incidents are what went wrong since the node's start, and when last.
+	Incidents []Incident `json:"incidents"`
+	Problem   string     `json:"problem,omitempty"`
+	// LastError is what the server said last of a connection to the peer.
+	LastError   string     `json:"lastError,omitempty"`
+	LastErrorAt *time.Time `json:"lastErrorAt,omitempty"`
+}
+
+// Incident is what happened on a link, by the kinds of
+// weft_mesh_link_incidents_total, and wedged.
+type Incident struct {
+	Kind  string    `json:"kind"`
+	Count uint64    `json:"count"`
+	Last  time.Time `json:"last"`
+}
+
+// incident returns the incidents of a kind.
+func (l LinkStatus) incident(kind string) Incident {
+	if i := slices.IndexFunc(l.Incidents, func(i Incident) bool { return i.Kind == kind }); i >= 0 {
+		return l.Incidents[i]
+	}
+	return Incident{}
+}
+
+// status is what the link knows of itself.
+func (l *link) status() LinkStatus {
+	l.mu.Lock()
+	s := l.state
+	l.mu.Unlock()
+	in, out := l.importer.State(), l.exporter.State()
+	st := LinkStatus{
+		Site: l.Name, Node: s.peer.Node, Version: s.peer.Version, Dials: len(l.URLs) > 0 && !s.yields,
+		Up: s.up, Since: s.since, RTTMs: float64(s.rtt.Microseconds()) / 1000,
+		Exports: slices.Concat([]string{}, l.Export), Imports: slices.Concat([]string{}, in.Filters),
+		Importing: in.Session, Exporting: out.Session, Epoch: in.Epoch, Sent: out.Sent,
+		LagIn: in.Pending, LagInSeconds: in.Behind.Seconds(), LagOut: out.Pending,
+		ClockOffset: s.offset.Seconds(), Problem: s.problem,
+	}
+	if st.Problem == "" {
+		st.Problem = in.Problem
+	}
+	l.node.history.fill(&st)
+	return st
+}
+
+// linkStates are the links as this node sees them.
+func (n *Node) linkStates() []LinkStatus {
+	out := make([]LinkStatus, 0, len(n.links))
+	standing := map[string]int{}
+	if s := n.server(); s != nil {
+		if leafs, err := s.Leafz(nil); err == nil {
+			for _, l := range leafs.Leafs {
+				site, _, _ := strings.Cut(l.Name, ":")
+				standing[site]++
+			}
+		}
+	}
+	for _, l := range n.links {
+		st := l.status()
+		st.Connections = standing[l.Name]
+		out = append(out, st)
+	}
+	return out
+}
+
+// history keeps what happened on the links since the start. It grows with the
+// number of links and kinds alone.
+type history struct {
+	mu    sync.Mutex
+	links map[string]*linkHistory // guarded by mu
+}
+
+type linkHistory struct {
+	taken     uint64
+	incidents []Incident
+	err       string
+	at        time.Time
+}
+
+// of returns a link's history; the caller holds mu.
+func (h *history) of(site string) *linkHistory {
+	if h.links == nil {
+		h.links = map[string]*linkHistory{}
+	}
+	if h.links[site] == nil {
+		h.links[site] = &linkHistory{}
+	}
+	return h.links[site]
+}
+
+func (h *history) took(site string, events int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.of(site).taken += uint64(events)
+}
+
+func (h *history) incident(site, kind string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.of(site)
+	i := slices.IndexFunc(l.incidents, func(i Incident) bool { return i.Kind == kind })
+	if i < 0 {
+		i, l.incidents = len(l.incidents), append(l.incidents, Incident{Kind: kind})
+	}
+	l.incidents[i].Count++
+	l.incidents[i].Last = time.Now()
+}
+
+func (h *history) failed(site, text string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.of(site)
+	l.err, l.at = text, time.Now()
+}
+
+func (h *history) fill(st *LinkStatus) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	l := h.of(st.Site)
+	st.Taken, st.Incidents, st.LastError = l.taken, append([]Incident{}, l.incidents...), l.err
+	if at := l.at; !at.IsZero() {
+		st.LastErrorAt = &at
+	}
+}
+
+// What the server's log says of a link: that a dial failed, an error of a
+// connection that stood, and that a site was not let in.
+var (
+	dialFailed  = regexp.MustCompile(`^Error trying to connect as leafnode to remote server "([^"]*)" \(attempt \d+\): (.*)$`)
+	linkFailed  = regexp.MustCompile(`^(\S+) - lid[a-z_]*:\d+ -(?: "[^"]*" -)* (.*)$`)
+	userRefused = regexp.MustCompile(`authentication error - (?:User|Nkey) "?([A-Za-z0-9-]+)`)
+)
+
+// hear takes a line of the server's log and keeps what it says of a link.
+func (n *Node) hear(line string) {
+	if m := userRefused.FindStringSubmatch(line); m != nil {
+		for _, l := range n.links {
+			if m[1] == linkUser(l.Name) || m[1] == l.PublicKey {
+				n.history.failed(l.Name, refusedHere)
+			}
+		}
+		return
+	}
+	m := dialFailed.FindStringSubmatch(line)
+	if m == nil {
+		m = linkFailed.FindStringSubmatch(line)
+	}
+	if m == nil {
+		return
+	}
+	for _, l := range n.links {
+		if l.dials() && dialsTo(l.URLs, m[1]) {
+			n.history.failed(l.Name, strings.TrimPrefix(m[2], "Leafnode Error "))
+		}
+	}
+}
+
+const (
+	refusedHere  = "this site did not let it in: its secret or key is another"
+	refusedThere = "Authorization Violation"
+)
+
+// dialsTo tells whether an address is one of those dialled. The server names a
+// connection by the address it found for a host name: then the port decides.
+func dialsTo(urls []string, addr string) bool {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(urls, func(raw string) bool {
+		u, err := url.Parse(raw)
+		if err != nil || u.Port() != "" && u.Port() != port {
+			return false
+		}
+		return net.ParseIP(u.Hostname()) == nil || u.Hostname() == host
+	})
+}
