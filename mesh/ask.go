@@ -83,9 +83,7 @@ func (n *Node) answer(ctx context.Context) error {
 			case subject == linkQuestion:
 				l.answer(ctx, m)
 			case subject == transfer.Question:
-				if err := m.Respond(l.exporter.Open(ctx, m.Data)); err != nil {
-					n.Log.WarnContext(ctx, "link question not answered", "site", l.Name, "err", err)
-				}
+				l.exporter.Answer(ctx, m)
 			case slices.Contains(openSubjects, subject):
 				if err := nc.PublishRequest(subject, m.Reply, m.Data); err != nil {
 					n.Log.WarnContext(ctx, "question of a site not passed on", "site", l.Name, "subject", subject, "err", err)

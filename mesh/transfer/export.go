@@ -28,7 +28,12 @@ type Exporter struct {
 	state   ExportState        // guarded by mu
 	current string             // session being served; guarded by mu
 	stop    context.CancelFunc // ends it; guarded by mu
-	serving sync.WaitGroup     // sessions; they end with the context given to Open
+	behind  time.Time          // since when the stream ends before the peer's position; guarded by mu
+	opening sync.Mutex         // held while a session is being opened
+	// trusting leaves out the check that the stream still holds what the peer
+	// took: tests show what it is for.
+	trusting bool
+	serving  sync.WaitGroup // sessions; they end with the context given to Open
 }
 
 // ExportState is how far the peer has come.
@@ -45,6 +50,25 @@ func (x *Exporter) State() ExportState {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.state
+}
+
+// Answer answers a question for a session without holding up the caller, who
+// has others to answer. Questions asked while one is being answered are refused.
+func (x *Exporter) Answer(ctx context.Context, m *nats.Msg) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if ctx.Err() != nil {
+		return // Wait counts on it that nothing begins now
+	}
+	x.serving.Go(func() {
+		if !x.opening.TryLock() {
+			return // the importer asks again
+		}
+		defer x.opening.Unlock()
+		if err := m.Respond(x.Open(ctx, m.Data)); err != nil {
+			x.Log.WarnContext(ctx, "link question not answered", "site", x.Peer, "err", err)
+		}
+	})
 }
 
 // Open answers the question for a session and serves it until ctx ends, the peer
@@ -90,9 +114,11 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 	if len(subjects) == 0 {
 		return answer, nil
 	}
-	if answer.After, answer.Anew, answer.Back, err = x.begin(ctx, req.From, info); err != nil {
+	from, err := x.begin(ctx, req.From, info)
+	if err != nil {
 		return opened{}, err
 	}
+	answer.After, answer.Anew, answer.Back = from.after, from.anew, from.back
 	s := &session{Exporter: x, id: req.Session, after: answer.After, subjects: subjects}
 	if s.acks, err = x.Bus.Conn().SubscribeSync(acksSubject(x.Here, x.Peer, s.id)); err != nil {
 		return opened{}, fmt.Errorf("listen for acknowledgements: %w", err)
@@ -133,29 +159,69 @@ func (x *Exporter) Wait() {
 	x.serving.Wait()
 }
 
+// start is where a session starts, and why there.
+type start struct {
+	after      uint64
+	anew, back bool
+}
+
+// errBehind: a leader just elected may not have read all of the stream yet.
+var errBehind = errors.New("the stream ends before the position asked for: waiting whether more of it comes")
+
 // begin finds where a session starts. A stream of another epoch is new. A
 // message at the peer's position that is not the one the peer took, or a
-// position behind the stream's end, means that the disk went back: what it holds
-// from before that time the peer has, and what was stored later is new to it.
-func (x *Exporter) begin(ctx context.Context, from position, info bus.StreamInfo) (after uint64, anew, back bool, err error) {
+// position that stays behind the stream's end, means that the disk went back:
+// what it holds from before that time the peer has, and what was stored later is
+// new to it.
+func (x *Exporter) begin(ctx context.Context, from position, info bus.StreamInfo) (start, error) {
+	behind := from.Epoch == info.Epoch && from.Seq > info.Last
+	waited := x.behindFor(behind)
 	switch {
 	case from.Epoch == "":
-		return 0, false, false, nil
+		return start{}, nil
 	case from.Epoch != info.Epoch:
-		return 0, true, false, nil
-	case from.Seq == 0:
-		return 0, false, false, nil
-	case from.Seq <= info.Last:
-		m, found, err := x.Bus.At(ctx, from.Seq)
-		if err != nil {
-			return 0, false, false, err
-		}
-		if !found || m.At.UnixNano() == from.At {
-			return from.Seq, false, false, nil
-		}
+		return start{anew: true}, nil
+	case from.Seq == 0 || x.trusting:
+		return start{after: from.Seq}, nil
+	case behind && waited < backGrace:
+		return start{}, errBehind
 	}
-	after, err = x.before(ctx, time.Unix(0, from.At+1))
-	return after, false, true, err
+	at := time.Unix(0, from.At)
+	var found bool
+	if !behind {
+		m, ok, err := x.Bus.At(ctx, from.Seq)
+		if err != nil {
+			return start{}, err
+		}
+		if ok && m.At.Equal(at) {
+			return start{after: from.Seq}, nil
+		}
+		found = ok
+	}
+	last, err := x.before(ctx, at.Add(1))
+	if err != nil {
+		return start{}, err
+	}
+	// A message that was removed cannot be compared, but those before it can.
+	if !behind && !found && last >= from.Seq {
+		return start{after: from.Seq}, nil
+	}
+	return start{after: last, back: true}, nil
+}
+
+// behindFor tells how long the stream has ended before the peer's position.
+func (x *Exporter) behindFor(now bool) time.Duration {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case !now:
+		x.behind = time.Time{}
+	case x.behind.IsZero():
+		x.behind = time.Now()
+	default:
+		return time.Since(x.behind)
+	}
+	return 0
 }
 
 // before is the sequence of the last message stored before t.
@@ -278,11 +344,12 @@ func (s *session) add(m jetstream.Msg) error {
 	return nil
 }
 
-// named returns the headers of a message. One that has no id, as native clients
-// publish them, is named by its place in the first stream that had it.
+// named returns the headers of a message. One that may have no valid id, as
+// native clients publish them, is named by its place in the first stream that
+// had it.
 func (s *session) named(m jetstream.Msg, md *jetstream.MsgMetadata) map[string][]string {
 	h := m.Headers()
-	if h["ce-id"] != nil || h[nats.MsgIdHdr] != nil || h[event.HeaderPosition] != nil {
+	if id := h["ce-id"]; h[event.HeaderPosition] != nil || h[event.HeaderAccepted] != nil && len(id) > 0 && id[0] != "" {
 		return h
 	}
 	out := maps.Clone(map[string][]string(h))
@@ -301,15 +368,18 @@ const maxEvent = 256 << 10
 func (s *session) send() error {
 	f := frame{After: s.after, UpTo: s.upTo, Pending: s.pending, Acks: s.acked}
 	b := append(f.appendHead(make([]byte, 0, len(s.buf)+64), s.count), s.buf...)
-	if err := s.Bus.Conn().Publish(eventsSubject(s.Peer, s.Here, s.id), b); err != nil {
-		return fmt.Errorf("send to site %s: %w", s.Peer, err)
+	nc := s.Bus.Conn()
+	for _, m := range pieces(b, int(nc.MaxPayload())) {
+		if err := nc.Publish(eventsSubject(s.Peer, s.Here, s.id), m); err != nil {
+			return fmt.Errorf("send to site %s: %w", s.Peer, err)
+		}
+		if s.count > 0 {
+			s.sent += cost(len(m))
+		}
 	}
-	if s.count > 0 {
-		s.sent += cost(len(b))
-		s.mu.Lock()
-		s.state.Sent += uint64(s.count)
-		s.mu.Unlock()
-	}
+	s.mu.Lock()
+	s.state.Sent += uint64(s.count)
+	s.mu.Unlock()
 	s.after, s.count, s.buf = s.upTo, 0, s.buf[:0]
 	return nil
 }
@@ -321,10 +391,13 @@ func (s *session) take(a ack) {
 	s.acked++
 	s.taken = max(s.taken, min(a.Bytes, s.sent))
 	s.mu.Lock()
-	s.state.Position = max(s.state.Position, min(a.Position.Seq, s.after))
+	defer s.mu.Unlock()
+	if s.current != s.id {
+		return // another session has taken over
+	}
+	s.state.Position = max(s.state.Position, min(a.Seq, s.after))
 	s.state.At = s.heard
 	s.state.Pending = s.pending
-	s.mu.Unlock()
 }
 
 // listen decodes acknowledgements until ctx ends.

@@ -71,9 +71,56 @@ func crosses(header string) bool {
 	return len(header) < 5 || !strings.EqualFold(header[:5], "Nats-") || header == "Nats-Msg-Id" || header == "Nats-TTL"
 }
 
+// A frame travels in one message, or in several if it is larger than the server
+// lets pass: each begins with whether more follow (1) or not (0), and how many
+// bytes of the frame came before.
+
+// pieces cuts a frame into messages of at most size bytes.
+func pieces(b []byte, size int) [][]byte {
+	const head = 1 + binary.MaxVarintLen64
+	var out [][]byte
+	for at := 0; ; {
+		n := min(len(b)-at, size-head)
+		m := make([]byte, 1, head+n)
+		m = append(binary.AppendUvarint(m, uint64(at)), b[at:at+n]...)
+		if at += n; at < len(b) {
+			m[0] = 1
+		}
+		out = append(out, m)
+		if at == len(b) {
+			return out
+		}
+	}
+}
+
+// maxFrame bounds a frame: the largest event, its subject and its headers.
+const maxFrame = 64 << 20
+
+// assembly puts the pieces of a frame together.
+type assembly struct{ b []byte }
+
+// add takes a message and returns the frame when it is whole.
+func (a *assembly) add(m []byte) (whole []byte, err error) {
+	r := reader{b: m}
+	more, at := r.byte(), r.num()
+	if r.bad || more > 1 || at != uint64(len(a.b)) || len(a.b)+len(r.b) > maxFrame {
+		return nil, fmt.Errorf("%w: a piece is missing", errFrame)
+	}
+	if more == 0 && at == 0 {
+		return r.b, nil
+	}
+	a.b = append(a.b, r.b...)
+	if more == 1 {
+		return nil, nil
+	}
+	whole, a.b = a.b, nil
+	return whole, nil
+}
+
 var errFrame = errors.New("damaged frame")
 
-// readFrame decodes a frame. The data of its events are parts of b.
+// readFrame decodes a frame: its events follow each other and lie within it.
+// Their data are parts of b.
 func readFrame(b []byte) (frame, error) {
 	r := reader{b: b}
 	if v := r.byte(); v != frameVersion {
@@ -81,22 +128,27 @@ func readFrame(b []byte) (frame, error) {
 	}
 	f := frame{After: r.num(), UpTo: r.num(), Pending: r.num(), Acks: r.num()}
 	n := r.num()
-	if n > uint64(len(r.b)) {
-		return frame{}, fmt.Errorf("%w: %d events in %d bytes", errFrame, n, len(b))
+	if n > frameEvents {
+		return frame{}, fmt.Errorf("%w: %d events, at most %d", errFrame, n, frameEvents)
 	}
 	f.Events = make([]record, 0, n)
+	last := f.After
 	for range n {
 		rec := record{Seq: r.num(), At: int64(r.num()), Subject: string(r.text())}
 		headers := r.num()
 		if headers > uint64(len(r.b)) {
 			return frame{}, fmt.Errorf("%w: %d headers in %d bytes", errFrame, headers, len(b))
 		}
-		rec.Header = make(map[string][]string, headers+4) // and what the commit adds
+		rec.Header = make(map[string][]string, min(headers, 32)+4) // and what the commit adds
 		for range headers {
 			name := string(r.text())
 			rec.Header[name] = append(rec.Header[name], string(r.text()))
 		}
 		rec.Data = r.text()
+		if rec.Seq <= last || rec.Seq > f.UpTo {
+			return frame{}, fmt.Errorf("%w: event %d after %d in a frame up to %d", errFrame, rec.Seq, last, f.UpTo)
+		}
+		last = rec.Seq
 		f.Events = append(f.Events, rec)
 	}
 	if r.bad || len(r.b) > 0 || f.UpTo < f.After {

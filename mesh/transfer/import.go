@@ -37,6 +37,7 @@ type Importer struct {
 
 	mu    sync.Mutex
 	state ImportState // guarded by mu
+	kept  time.Time   // when keep looked last; owned by Run
 }
 
 // Counter counts what an importer does. Its methods may be called concurrently.
@@ -58,7 +59,7 @@ type ImportState struct {
 	Pending  uint64        // wanted events behind it, as the peer said last
 	Behind   time.Duration // age of the last event taken over, while more are pending
 	Heard    time.Time     // when the last frame came
-	Problem  string
+	Problem  string        // of the last session; it stands until the peer has seen an acknowledgement
 }
 
 // State returns the importer's state.
@@ -101,18 +102,23 @@ type intake struct {
 	*Importer
 	id     string
 	frames *nats.Subscription
-	at     position  // stored
-	record uint64    // sequence of the position's record in the own stream; 0: none
-	next   uint64    // where the next frame must begin
-	bytes  uint64    // of frames taken
-	acks   uint64    // acknowledgements sent
-	unread time.Time // since when the peer has not seen the newest acknowledgement
+	at     position // stored
+	record uint64   // sequence of the position's record in the own stream; 0: none
+	epoch  string   // of the peer's stream
+	next   uint64   // where the next frame must begin
+	part   assembly // frame that has not come whole
+	bytes  uint64   // of frames taken
+	acks   uint64   // acknowledgements sent
+	seen   uint64   // of those, how many the peer says it has
 }
 
 // session opens a session and imports until it ends.
 func (i *Importer) session(ctx context.Context) error {
 	in := &intake{Importer: i, id: rand.Text()}
 	if err := in.recall(ctx); err != nil {
+		return err
+	}
+	if err := in.keep(ctx); err != nil {
 		return err
 	}
 	nc := i.Bus.Conn()
@@ -144,6 +150,9 @@ func (i *Importer) session(ctx context.Context) error {
 		if !i.Active() {
 			return errors.New("another node of the site imports now")
 		}
+		if err := in.keep(ctx); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -159,6 +168,24 @@ func (in *intake) recall(ctx context.Context) error {
 	}
 	in.record = m.Seq
 	return nil
+}
+
+// keep stores the position again when half of the own stream lies behind it: a
+// site that goes on accepting while its link is cut or idle would remove the
+// position with its oldest events, and then take everything once more.
+func (in *intake) keep(ctx context.Context) error {
+	if in.record == 0 || time.Since(in.kept) < keepEvery {
+		return nil
+	}
+	info, err := in.Bus.Info(ctx)
+	if err != nil {
+		return err
+	}
+	in.kept = time.Now()
+	if info.Bytes < keepFrom || in.record > info.First && in.record-info.First > (info.Last-info.First)/2 {
+		return nil
+	}
+	return in.commit(ctx, nil, in.at)
 }
 
 func (in *intake) open(ctx context.Context) (opened, error) {
@@ -193,8 +220,7 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 		in.Log.ErrorContext(ctx, "linked site went back to an earlier state of its disk: what it accepted since is taken, what it lost stays here",
 			"site", in.Peer, "was", in.at.Seq, "now", answer.After)
 	}
-	in.next = answer.After
-	in.at.Epoch = answer.Epoch
+	in.next, in.epoch = answer.After, answer.Epoch
 	in.mu.Lock()
 	in.state = ImportState{Session: true, Epoch: answer.Epoch, Problem: in.state.Problem, Filters: answer.Filters, Position: answer.After, Heard: time.Now()}
 	in.mu.Unlock()
@@ -204,23 +230,17 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 // acknowledges.
 func (in *intake) step(ctx context.Context) error {
 	var got haul
-	m, err := in.wait(ctx)
-	if err != nil {
-		return err
-	}
-	for {
+	for more := true; more; {
+		m, err := in.wait(ctx)
+		if err != nil {
+			return err
+		}
 		if err := in.unpack(m, &got); err != nil {
 			return err
 		}
-		if len(got.events)+frameEvents >= bus.MaxAtomic || got.bytes >= commitBytes {
-			break
-		}
-		if n, _, err := in.frames.Pending(); err != nil || n == 0 {
-			break
-		}
-		if m, err = in.wait(ctx); err != nil {
-			return err
-		}
+		n, _, err := in.frames.Pending()
+		more = got.frames == 0 || err == nil && n > 0 &&
+			len(got.events)+frameEvents < bus.MaxAtomic && got.bytes < commitBytes
 	}
 	if len(got.events) > 0 {
 		if err := in.store(ctx, got.events); err != nil {
@@ -229,13 +249,14 @@ func (in *intake) step(ctx context.Context) error {
 		in.Count.Imported(len(got.events))
 	}
 	in.note(got.last)
-	return in.acknowledge(got.last)
+	return in.acknowledge()
 }
 
 // haul is what is committed at once.
 type haul struct {
 	events []record
 	bytes  int
+	frames int // complete ones
 	last   frame
 }
 
@@ -244,17 +265,27 @@ func (in *intake) wait(ctx context.Context) (*nats.Msg, error) {
 	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
 	m, err := in.frames.NextMsgWithContext(ctx)
-	if errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, context.DeadlineExceeded) && in.acks > 1 && in.seen == 0:
+		return nil, fmt.Errorf("site %s does not see acknowledgements: its link user must be allowed to receive %s", in.Peer, Inbound(in.Peer, in.Here)+">")
+	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("no frame from site %s within %s: it is cut off, or its link user may not send %s", in.Peer, silence, Inbound(in.Here, in.Peer)+">")
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("wait for events of site %s: %w", in.Peer, err)
 	}
 	return m, nil
 }
 
 func (in *intake) unpack(m *nats.Msg, got *haul) error {
-	f, err := readFrame(m.Data)
+	whole, err := in.part.add(m.Data)
+	if err == nil && whole == nil {
+		in.weigh(m, got)
+		return nil
+	}
+	var f frame
+	if err == nil {
+		f, err = readFrame(whole)
+	}
 	if err != nil {
 		return fmt.Errorf("from site %s: %w", in.Peer, err)
 	}
@@ -269,12 +300,18 @@ func (in *intake) unpack(m *nats.Msg, got *haul) error {
 	}
 	in.next = f.UpTo
 	if len(f.Events) > 0 {
-		in.bytes += cost(len(m.Data))
+		in.weigh(m, got)
 		got.events = append(got.events, f.Events...)
-		got.bytes += len(m.Data)
 	}
+	in.seen = f.Acks
+	got.frames++
 	got.last = f
 	return nil
+}
+
+func (in *intake) weigh(m *nats.Msg, got *haul) {
+	in.bytes += cost(len(m.Data))
+	got.bytes += len(m.Data)
 }
 
 // store commits events and the position behind them. If one is in the stream
@@ -304,7 +341,7 @@ func (in *intake) store(ctx context.Context, events []record) error {
 // behind is the position after events.
 func (in *intake) behind(events []record) position {
 	last := events[len(events)-1]
-	return position{Epoch: in.at.Epoch, Seq: last.Seq, At: last.At}
+	return position{Epoch: in.epoch, Seq: last.Seq, At: last.At}
 }
 
 func (in *intake) commit(ctx context.Context, events []record, to position) error {
@@ -344,17 +381,9 @@ func (in *intake) note(f frame) {
 	}
 }
 
-// acknowledge tells the peer how far this site has come. A peer that sees none
-// would wait for ever with a full window, so that is found here.
-func (in *intake) acknowledge(f frame) error {
-	now := time.Now()
-	if f.Acks > 0 || in.unread.IsZero() {
-		in.unread = now
-	}
-	if in.acks > 0 && now.Sub(in.unread) > silence {
-		return fmt.Errorf("site %s does not see acknowledgements: its link user must be allowed to receive %s", in.Peer, Inbound(in.Peer, in.Here)+">")
-	}
-	data, err := json.Marshal(ack{Bytes: in.bytes, Position: in.at})
+// acknowledge tells the peer how far this site has come.
+func (in *intake) acknowledge() error {
+	data, err := json.Marshal(ack{Bytes: in.bytes, Seq: in.next})
 	if err != nil {
 		return fmt.Errorf("encode acknowledgement: %w", err)
 	}

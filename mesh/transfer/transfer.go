@@ -38,7 +38,22 @@ const (
 	retry = 200 * time.Millisecond
 	// commitBytes bounds what an importer commits at once.
 	commitBytes = 4 << 20
+	// backGrace is how long a stream may end before the peer's position until that
+	// means that its disk went back: a leader just elected may still be reading.
+	backGrace = 4 * time.Second
+	// keepEvery is how often an importer looks whether its position is about to be
+	// removed with the oldest of its stream.
+	keepEvery = 5 * time.Second
+	// keepFrom is how large the stream is at least then, in bytes: retention cannot
+	// be set to less than four times as much.
+	keepFrom = 4 << 20
 )
+
+// Room is what a message grows by at most on its way into another site's
+// stream: an id, the headers of a batch, and a space after each header's name.
+// Streams take no larger messages than the server's max_payload less this, so
+// that whatever one site has accepted another can store. In bytes.
+const Room = 20 << 10
 
 // Question is the name under which the importer asks for a session.
 const Question = "draw"
@@ -95,6 +110,6 @@ type opened struct {
 
 // ack tells how far the importer has come in a session.
 type ack struct {
-	Bytes    uint64   `json:"bytes"` // of frames taken since the session began
-	Position position `json:"position"`
+	Bytes uint64 `json:"bytes"` // of frames taken since the session began
+	Seq   uint64 `json:"seq"`   // all up to here is stored
 }
