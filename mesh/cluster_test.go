@@ -1,10 +1,17 @@
 package mesh_test
 
 import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/wefttest"
+	"weft.dev/weft/mesh"
 )
 
 // Three nodes that know one address form a site; what one accepts, all hold.
@@ -20,5 +27,109 @@ func TestClusterForms(t *testing.T) {
 	}
 	for _, n := range c.Nodes {
 		wefttest.Eventually(t, 10*time.Second, "all events", func() bool { return total(ids(t, n.Bus())) == 300 })
+	}
+}
+
+// A fourth node joins while the site works: nothing fails, and it serves.
+func TestClusterGrows(t *testing.T) {
+	c := wefttest.NewCluster(t, "a", 3, nil)
+	ctx, stop := context.WithCancel(t.Context())
+	var publishing sync.WaitGroup
+	accepted := 0
+	publishing.Go(func() { accepted = stream(ctx, t, c.Nodes[0].Bus(), "a") })
+	start := time.Now()
+	n := c.Join(nil)
+	t.Logf("usable after %s", time.Since(start))
+	publish(t, n.Bus(), "orders.created", "new", 50)
+	stop()
+	publishing.Wait()
+	wefttest.Eventually(t, 10*time.Second, "all events at the new node", func() bool { return total(ids(t, n.Bus())) == accepted+50 })
+}
+
+// The node that leads the stream goes in good order; another takes over, and no
+// publish fails.
+func TestClusterLosesItsLeader(t *testing.T) {
+	c := wefttest.NewCluster(t, "a", 3, nil)
+	for round := range 3 {
+		lead := leader(t, c)
+		other := (lead + 1) % 3
+		ctx, stop := context.WithCancel(t.Context())
+		var publishing sync.WaitGroup
+		accepted := 0
+		publishing.Go(func() { accepted = stream(ctx, t, c.Nodes[other].Bus(), fmt.Sprint(round)) })
+		c.Stop(lead)
+		wefttest.Eventually(t, 15*time.Second, "another leader", func() bool {
+			l := leader(t, c)
+			return l >= 0 && l != lead
+		})
+		before := total(ids(t, c.Nodes[other].Bus()))
+		wefttest.Eventually(t, 15*time.Second, "publishing goes on", func() bool { return total(ids(t, c.Nodes[other].Bus())) > before })
+		stop()
+		publishing.Wait()
+		c.Start(lead)
+		got := 0
+		for _, id := range ids(t, c.Nodes[lead].Bus())["a"] {
+			if strings.HasPrefix(id, fmt.Sprint(round)+"-") {
+				if id != fmt.Sprintf("%d-%d", round, got) {
+					t.Fatalf("event %d is %s", got, id)
+				}
+				got++
+			}
+		}
+		if got != accepted {
+			t.Errorf("%d events of round %d, want the %d accepted", got, round, accepted)
+		}
+	}
+}
+
+// leader is the index of the node that leads EVENTS; -1: none.
+func leader(t *testing.T, c *wefttest.Cluster) int {
+	t.Helper()
+	for _, n := range c.Nodes {
+		s, err := n.Bus().JetStream().Stream(t.Context(), bus.Stream)
+		if err != nil {
+			continue
+		}
+		info := s.CachedInfo().Cluster
+		return slices.IndexFunc(c.Nodes, func(o *mesh.Node) bool { return info != nil && info.Leader == o.Site+":"+o.Node })
+	}
+	return -1
+}
+
+// Two sites of three nodes each: a link goes on when the node that imports, or
+// the one that exports, goes away.
+func TestClustersLinked(t *testing.T) {
+	link := func(name string, urls ...string) mesh.Link {
+		return mesh.Link{Name: name, URLs: urls, Secret: wefttest.Secret, Export: []string{">"}, Import: []string{">"}}
+	}
+	a := wefttest.NewCluster(t, "a", 3, func(_ int, cfg *mesh.Config) {
+		cfg.Links.Listen = "127.0.0.1:0"
+		cfg.Links.Sites = []mesh.Link{link("b")}
+	})
+	var urls []string
+	for _, n := range a.Nodes {
+		urls = append(urls, n.LinkURL())
+	}
+	b := wefttest.NewCluster(t, "b", 3, func(_ int, cfg *mesh.Config) { cfg.Links.Sites = []mesh.Link{link("a", urls...)} })
+	want := 0
+	both := func(prefix string) {
+		t.Helper()
+		for _, c := range []*wefttest.Cluster{a, b} {
+			i := slices.IndexFunc(c.Nodes, func(n *mesh.Node) bool { return n.Bus().Conn().IsConnected() })
+			publish(t, c.Nodes[i].Bus(), "orders.created", c.Site+prefix, 200)
+			want += 200
+		}
+	}
+	both("1")
+	level(t, a.Nodes[0].Bus(), b.Nodes[0].Bus(), want)
+	for _, c := range []*wefttest.Cluster{a, b} {
+		lead := leader(t, c)
+		c.Stop(lead)
+		both("after" + c.Site)
+		other := func(c *wefttest.Cluster) *bus.Bus {
+			return c.Nodes[slices.IndexFunc(c.Nodes, func(n *mesh.Node) bool { return n.Bus().Conn().IsConnected() })].Bus()
+		}
+		level(t, other(a), other(b), want)
+		c.Start(lead)
 	}
 }

@@ -42,7 +42,7 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		SubjectTransform: &jetstream.SubjectTransformConfig{Source: transfer.Staged + ">", Destination: "ev.>"},
 		Retention:        jetstream.LimitsPolicy,
 		Storage:          jetstream.FileStorage,
-		Replicas:         1,
+		Replicas:         n.cfg.Replicas(),
 		MaxAge:           n.cfg.Events.MaxAge.Std(),
 		MaxBytes:         n.cfg.Events.MaxBytes.Bytes(),
 		MaxMsgSize:       maxPayload - transfer.Room, // so that a linked site can store it too
@@ -56,11 +56,17 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500 && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse):
+		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500 && !passing(refused.ErrorCode):
 			return fmt.Errorf("make stream %s: %w", eventsStream, err)
 		}
 		pause(ctx, 50*time.Millisecond)
 	}
+}
+
+// passing: what the server says while a cluster forms: not enough peers (10005,
+// 10074), no resources (10023), or another node has just made it (10058).
+func passing(code jetstream.ErrorCode) bool {
+	return slices.Contains([]jetstream.ErrorCode{10005, 10023, 10058, 10074}, code)
 }
 
 func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error {
