@@ -275,7 +275,7 @@ func (d *Diagnosis) past(st Status, l LinkStatus) {
 			Severity: SeverityError, Code: "rolled_back", Subject: l.Site,
 			What: fmt.Sprintf("The stream of site %s went back to an earlier state %s ago.", l.Site, seconds(st.At.Sub(i.Last).Seconds())),
 			Why:  "Its disk was restored from a backup or a snapshot, or lost what it had confirmed as written. Events it lost are still here; what it accepted since then is taken over.",
-			Do:   fmt.Sprintf("Find out why at site %s. Its own consumers may have to be given the lost events again: weft sub --from here has them.", l.Site),
+			Do:   fmt.Sprintf("Find out why at site %s. Its own consumers may have to be given the lost events again: their originals are in the stream of this site.", l.Site),
 		})
 	}
 	if i, ok := recent("epoch", remembered); ok {

@@ -223,3 +223,87 @@ func TestDoctorNamesLinkDown(t *testing.T) {
 		t.Errorf("finding = %+v, want the reason", f)
 	}
 }
+
+// A node of three goes: the site goes on, and the doctor names it at the others.
+// With another one gone, nothing is accepted any more, and the last one says so.
+func TestDoctorOfACluster(t *testing.T) {
+	t.Parallel()
+	c := wefttest.NewCluster(t, "a", 3, nil)
+	var st mesh.Status
+	wefttest.Eventually(t, 20*time.Second, "three nodes with current replicas", func() bool {
+		var err error
+		st, err = c.Nodes[0].Status(t.Context())
+		ok := err == nil && len(st.Nodes) == 3 && len(st.Stream.Replicas) == 3 && st.Stream.Leader != ""
+		for _, n := range st.Nodes {
+			ok = ok && n.Up && n.ClusterSize == 3 && n.Self == (n.Node == "a-1") && n.Leader == (n.Node == st.Stream.Leader)
+		}
+		for _, r := range st.Stream.Replicas {
+			ok = ok && r.Up && r.Current && r.Leader == (r.Node == st.Stream.Leader)
+		}
+		return ok
+	})
+	if d := diagnosis(t, c.Nodes[0]); len(d.Findings) > 0 && !strings.HasPrefix(d.Findings[0].Code, "disk_") {
+		t.Errorf("findings at a healthy site: %+v", d.Findings)
+	}
+	c.Stop(2)
+	if f := named(t, c.Nodes[0], "node_down"); f.Subject != "a-3" {
+		t.Errorf("finding = %+v", f)
+	}
+	c.Stop(1)
+	if f := named(t, c.Nodes[0], "no_quorum"); f.Severity != mesh.SeverityError {
+		t.Errorf("finding = %+v", f)
+	}
+}
+
+// What cannot be staged on every machine is diagnosed from a state.
+func TestDiagnose(t *testing.T) {
+	at := time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+	sound := func() mesh.Status {
+		leader := mesh.Replica{Node: "a-1", Leader: true, Up: true, Current: true}
+		stream := mesh.StreamStatus{Name: "EVENTS", Leader: "a-1", MaxBytes: 10 << 30, Bytes: 1 << 30, Replicas: []mesh.Replica{leader}}
+		return mesh.Status{
+			Site: "a", Node: "a-1", Version: "1", At: at, Stream: stream, Streams: []mesh.StreamStatus{stream},
+			Nodes: []mesh.NodeStatus{{Node: "a-1", Version: "1", Up: true, Disk: &mesh.Disk{Free: 100 << 30, Total: 200 << 30}}},
+			Links: []mesh.LinkStatus{{Site: "b", Version: "1", Up: true, Importing: true, Since: at.Add(-time.Hour)}},
+		}
+	}
+	other := mesh.NodeStatus{Node: "a-2", Version: "1", Up: true}
+	tests := []struct {
+		name string
+		give func(*mesh.Status)
+		want string // severities and codes
+	}{
+		{"sound", func(*mesh.Status) {}, ""},
+		{"disk full", func(s *mesh.Status) { s.Nodes[0].Disk.Free = 100 << 20 }, "error disk_full"},
+		{"disk smaller than the stream may be", func(s *mesh.Status) { s.Nodes[0].Disk.Free = 8 << 30 }, "warning disk_low"},
+		{"two nodes", func(s *mesh.Status) { s.Nodes = append(s.Nodes, other) }, "warning even_nodes"},
+		{"no leader", func(s *mesh.Status) { s.Stream.Leader = "" }, "error no_leader"},
+		{"replica behind", func(s *mesh.Status) { s.Streams[0].Replicas[0].Current = false }, "warning replica_behind"},
+		{"clocks 4 s apart", func(s *mesh.Status) { s.Links[0].ClockOffset = -4 }, ""},
+		{"clocks 6 s apart", func(s *mesh.Status) { s.Links[0].ClockOffset = -6 }, "warning clock_skew"},
+		{"another version", func(s *mesh.Status) { s.Links[0].Version = "2" }, "info version_differs"},
+		{"just started", func(s *mesh.Status) { s.Links[0].Up, s.Links[0].Since = false, at.Add(-time.Second) }, ""},
+		{"down", func(s *mesh.Status) { s.Links[0].Up = false }, "error link_down"},
+		{"down, connection stands", func(s *mesh.Status) { s.Links[0].Up, s.Links[0].Connections = false, 1 }, "error link_wedged"},
+		{"rolled back", func(s *mesh.Status) {
+			s.Links[0].Incidents = []mesh.Incident{{Kind: "rolled_back", Count: 1, Last: at.Add(-time.Hour)}}
+		}, "error rolled_back"},
+		{"rolled back long ago", func(s *mesh.Status) {
+			s.Links[0].Incidents = []mesh.Incident{{Kind: "rolled_back", Count: 1, Last: at.Add(-48 * time.Hour)}}
+		}, ""},
+		{"the worst first", func(s *mesh.Status) { s.Links[0].ClockOffset, s.Nodes[0].Disk.Free = 9, 1 }, "error disk_full, warning clock_skew"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			st := sound()
+			tt.give(&st)
+			var got []string
+			for _, f := range mesh.Diagnose(st).Findings {
+				got = append(got, f.Severity+" "+f.Code)
+			}
+			if s := strings.Join(got, ", "); s != tt.want {
+				t.Errorf("findings = %q, want %q", s, tt.want)
+			}
+		})
+	}
+}

@@ -35,6 +35,7 @@ func (n *Node) adminRoutes(p parts) (http.Handler, error) {
 	api.Handle("/api/journeys", trace.Handler(n.query, n.log))
 	api.Handle("/api/journeys/", trace.Handler(n.query, n.log))
 	api.Handle("/api/mesh", n.mesh.Handler())
+	api.Handle("/api/mesh/", n.mesh.Handler())
 	api.Handle("/api/streams", n.mesh.Handler())
 	api.Handle("/api/bridges", p.bridges.Handler())
 	api.Handle("/api/bridges/", p.bridges.Handler())

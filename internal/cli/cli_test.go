@@ -128,7 +128,12 @@ func TestCheckListsEveryMistakeWithItsLine(t *testing.T) {
 // node runs a node on free ports and returns the URL for --server.
 func node(t *testing.T) string {
 	t.Helper()
-	cfg := app.DefaultConfig()
+	return nodeOf(t, app.DefaultConfig())
+}
+
+// nodeOf runs a node of a configuration until the test ends and returns its URL.
+func nodeOf(t *testing.T, cfg app.Config) string {
+	t.Helper()
 	cfg.Node, cfg.Data = "test-1", t.TempDir()
 	cfg.Mesh.Client.Listen, cfg.Gateway.Listen, cfg.Admin.Listen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
 	cfg.Telemetry.Traces.Sample = 0 // weft pub asks for its trace itself

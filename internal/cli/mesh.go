@@ -1,9 +1,11 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -11,10 +13,10 @@ import (
 )
 
 func (c *cli) mesh() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:     "mesh",
-		Short:   "Show the site, its node and its links",
-		Example: "  weft mesh\n  weft mesh -o json",
+		Short:   "Show the site, its nodes, links and streams",
+		Example: "  weft mesh\n  weft mesh -o json\n  weft mesh doctor",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var st mesh.Status
@@ -24,27 +26,145 @@ func (c *cli) mesh() *cobra.Command {
 			return c.print(st, func(w io.Writer) { printMesh(w, st) })
 		},
 	}
+	cmd.AddCommand(c.doctor())
+	return cmd
+}
+
+// errFindings ends the command with status 1.
+var errFindings = errors.New("the mesh needs attention")
+
+func (c *cli) doctor() *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Explain what is wrong with the mesh and what to do",
+		Long: `Explain what is wrong with the mesh and what to do, as the node sees it that is asked.
+Ends with status 1 if a finding is an error; docs/mesh.md explains each code.`,
+		Example: "  weft mesh doctor\n  weft mesh doctor -o json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var d mesh.Diagnosis
+			if err := c.call(cmd.Context(), get("/api/mesh/doctor"), &d); err != nil {
+				return err
+			}
+			if err := c.print(d, func(w io.Writer) { printDiagnosis(w, d) }); err != nil {
+				return err
+			}
+			errs := 0
+			for _, f := range d.Findings {
+				if f.Severity == mesh.SeverityError {
+					errs++
+				}
+			}
+			if errs > 0 {
+				return fmt.Errorf("%w: %d of %d findings are errors", errFindings, errs, len(d.Findings))
+			}
+			return nil
+		},
+	}
+}
+
+func printDiagnosis(w io.Writer, d mesh.Diagnosis) {
+	if len(d.Findings) == 0 {
+		fmt.Fprintf(w, "Nothing is wrong with site %s, as node %s sees it.\n", d.Site, d.Node)
+		return
+	}
+	for i, f := range d.Findings {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		fmt.Fprintf(w, "%s %s (%s)\n  %s\n  why: %s\n  do:  %s\n", strings.ToUpper(f.Severity), f.Code, f.Subject, f.What, f.Why, f.Do)
+	}
 }
 
 func printMesh(w io.Writer, st mesh.Status) {
-	fmt.Fprintf(w, "site\t%s\nnode\t%s (weft %s, nats-server %s)\n", st.Site, st.Node, st.Version, st.Nats)
-	fmt.Fprintf(w, "stream\t%s: %d events, %s, sequence %d to %d\n", st.Stream.Name, st.Stream.Messages, size(st.Stream.Bytes), st.Stream.First, st.Stream.Last)
+	fmt.Fprintf(w, "site    %s\nnode    %s (weft %s, nats-server %s)\n", st.Site, st.Node, st.Version, st.Nats)
+	fmt.Fprintf(w, "stream  %s: %d messages, %s, sequence %d to %d\n", st.Stream.Name, st.Stream.Messages, size(st.Stream.Bytes), st.Stream.First, st.Stream.Last)
+	if st.Problem != "" {
+		fmt.Fprintf(w, "problem %s\n", st.Problem)
+	}
+	printNodes(w, st)
+	printLinks(w, st)
+	printReplicas(w, st)
+}
+
+func printNodes(w io.Writer, st mesh.Status) {
+	fmt.Fprintln(w, "\nNODE\tSTATE\tROLE\tVERSION\tDISK FREE\tCLIENTS\tLINKS")
+	for _, n := range st.Nodes {
+		role, disk := "", "–"
+		if n.Leader {
+			role = "leader"
+		}
+		if n.Disk != nil {
+			disk = fmt.Sprintf("%s of %s", size(n.Disk.Free), size(n.Disk.Total))
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, state(n.Up, n.Problem), dash(role), dash(n.Version), disk, dash(n.Listen.Client), dash(n.Listen.Links))
+	}
+}
+
+func printLinks(w io.Writer, st mesh.Status) {
 	if len(st.Links) == 0 {
-		fmt.Fprintln(w, "links\tnone")
+		fmt.Fprintln(w, "\nNo links: this site is linked to no other.")
 		return
 	}
-	fmt.Fprintln(w, "\nLINK\tSTATE\tRTT\tTO SEND\tTO TAKE\tEXPORT\tIMPORT")
+	fmt.Fprintln(w, "\nLINK\tSTATE\tFOR\tRTT\tTO SEND\tTO TAKE\tBEHIND\tEXPORT\tIMPORT\tEPOCH\tINCIDENTS")
 	for _, l := range st.Links {
-		state := "down"
+		var incidents []string
+		for _, i := range l.Incidents {
+			incidents = append(incidents, fmt.Sprintf("%s %d", i.Kind, i.Count))
+		}
+		rtt, behind := "–", "–"
 		if l.Up {
-			state = "up"
+			rtt = fmt.Sprintf("%.1f ms", l.RTTMs)
+			behind = fmt.Sprintf("%.1f s", l.LagInSeconds)
 		}
-		if l.Problem != "" {
-			state += " (" + l.Problem + ")"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%.1f ms\t%d\t%d\t%s\t%s\n", l.Site, state, l.RTTMs, l.LagOut, l.LagIn,
-			strings.Join(l.Exports, " "), strings.Join(l.Imports, " "))
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", l.Site, state(l.Up, ""), st.At.Sub(l.Since).Round(time.Second),
+			rtt, l.LagOut, l.LagIn, behind, dash(strings.Join(l.Exports, " ")), dash(strings.Join(l.Imports, " ")),
+			dash(l.Epoch), dash(strings.Join(incidents, ", ")))
 	}
+	for _, l := range st.Links {
+		if l.Problem != "" {
+			fmt.Fprintf(w, "link to %s: %s\n", l.Site, l.Problem)
+		}
+	}
+}
+
+func printReplicas(w io.Writer, st mesh.Status) {
+	if len(st.Streams) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nSTREAM\tMESSAGES\tSIZE\tLEADER\tREPLICAS")
+	for _, s := range st.Streams {
+		var replicas []string
+		for _, r := range s.Replicas {
+			switch {
+			case !r.Up:
+				replicas = append(replicas, r.Node+" (down)")
+			case !r.Current:
+				replicas = append(replicas, fmt.Sprintf("%s (%d behind)", r.Node, r.Lag))
+			default:
+				replicas = append(replicas, r.Node)
+			}
+		}
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\n", s.Name, s.Messages, size(s.Bytes), dash(s.Leader), strings.Join(replicas, ", "))
+	}
+}
+
+func state(up bool, problem string) string {
+	word := "down"
+	if up {
+		word = "up"
+	}
+	if problem != "" {
+		word += " (" + problem + ")"
+	}
+	return word
+}
+
+func dash(s string) string {
+	if s == "" {
+		return "–"
+	}
+	return s
 }
 
 func (c *cli) stream() *cobra.Command {
