@@ -24,6 +24,7 @@ func (c *cli) load() *cobra.Command {
 			cmd.AddCommand(sub)
 		}
 	}
+	cmd.AddCommand(c.chaos())
 	return cmd
 }
 

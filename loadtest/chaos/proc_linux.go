@@ -1,0 +1,5 @@
+package chaos
+
+import "syscall"
+
+func mortal(a *syscall.SysProcAttr) { a.Pdeathsig = syscall.SIGKILL }
