@@ -25,7 +25,7 @@ const (
 	// apiTimeout bounds one JetStream call; just after the start one may get no
 	// answer, so callers repeat it.
 	apiTimeout = 3 * time.Second
-	// startTimeout is that of a question that may come too early.
+	// startTimeout is that of a first question, which may come too early.
 	startTimeout = 250 * time.Millisecond
 )
 
@@ -50,8 +50,8 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		AllowDirect:      true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
 		Metadata: map[string]string{"weft.site": n.Site},
 	}
-	for {
-		err := n.putEvents(ctx, cfg)
+	for wait := startTimeout; ; wait = min(2*wait, apiTimeout) {
+		err := n.putEvents(ctx, cfg, wait)
 		var refused *jetstream.APIError
 		switch {
 		case err == nil:
@@ -69,14 +69,13 @@ func passing(code jetstream.ErrorCode) bool {
 	return slices.Contains([]jetstream.ErrorCode{10005, 10023, 10058, 10074}, code)
 }
 
-func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+// putEvents makes or adapts the stream once, waiting that long for an answer:
+// while the cluster has no leader yet nobody answers.
+func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	js := n.bus.JetStream()
-	// While the cluster has no leader yet nobody answers.
-	brief, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	old, err := js.Stream(brief, eventsStream)
+	old, err := js.Stream(ctx, eventsStream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		cfg.Metadata[bus.MetaEpoch] = strings.ToLower(rand.Text()[:10])
