@@ -128,7 +128,11 @@ func newLink(n *Node, l Link) *link {
 			return n.Ask(ctx, l.Name, question, data)
 		},
 	}
-	out.exporter = &transfer.Exporter{Agreement: pair, Deps: deps, Filters: out.filters}
+	out.exporter = &transfer.Exporter{
+		Agreement: pair, Deps: deps, Filters: out.filters,
+		Keep: transfer.Retention{MaxAge: n.cfg.Events.MaxAge.Std(), MaxBytes: n.cfg.Events.MaxBytes.Bytes()},
+		Lost: func(events uint64) { n.metrics.lost.WithLabelValues(l.Name).Add(float64(events)) },
+	}
 	out.importer = &transfer.Importer{
 		Agreement: pair, Deps: deps, Import: l.Import, Count: n.metrics.link(l.Name),
 		Accept: func(origin string) bool { return origin == l.Name },
@@ -149,6 +153,7 @@ func (l *link) filters(imports []string) (subjects, patterns []string) {
 func (l *link) Run(ctx context.Context) error {
 	var importing sync.WaitGroup
 	importing.Go(func() { _ = l.importer.Run(ctx) }) // it returns no error
+	importing.Go(func() { l.exporter.Guard(ctx) })
 	defer importing.Wait()
 	for {
 		wait := linkInterval

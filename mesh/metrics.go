@@ -9,10 +9,10 @@ import (
 // metrics reads the node's state when it is scraped, and counts what links do.
 type metrics struct {
 	node                                   *Node
-	imported, linkEvents, wedged           *prometheus.CounterVec
+	imported, linkEvents, wedged, lost     *prometheus.CounterVec
 	messages, bytes, first, last           *prometheus.Desc
 	linkUp, linkLagOut, linkLagIn, linkRTT *prometheus.Desc
-	linkClock                              *prometheus.Desc
+	linkClock, linkHeadroom                *prometheus.Desc
 }
 
 func newMetrics(n *Node) *metrics {
@@ -29,7 +29,9 @@ func newMetrics(n *Node) *metrics {
 		linkLagOut: d("weft_mesh_link_lag_out_events", "Events that the linked site has not taken yet.", "peer_site"),
 		linkLagIn:  d("weft_mesh_link_lag_in_events", "Events of the linked site not taken yet.", "peer_site"),
 		linkClock:  d("weft_mesh_link_clock_offset_seconds", "How far the clock of the linked site is ahead.", "peer_site"),
-		linkRTT:    d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
+		linkHeadroom: d("weft_mesh_link_headroom_ratio",
+			"Share of the retention left until events are removed that the linked site has not taken; on the node that leads the stream.", "peer_site"),
+		linkRTT: d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
 	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
@@ -39,6 +41,10 @@ func newMetrics(n *Node) *metrics {
 		"What happened on the link: duplicate (an event was here already), refused (an event could not be stored), restarted (a session ended), rolled_back (the peer's disk went back), epoch (the peer's stream was made anew).",
 		"peer_site", "kind")
 	m.wedged = counter("weft_mesh_link_wedged_total", "Connections to the linked site that were dead and closed.", "peer_site")
+	m.lost = counter("weft_mesh_link_lost_events_total", "Events removed before the linked site took them.", "peer_site")
+	for _, l := range n.cfg.Links.Sites {
+		m.lost.WithLabelValues(l.Name)
+	}
 	return m
 }
 
@@ -47,7 +53,7 @@ func (m *metrics) register() {
 	if reg == nil {
 		return
 	}
-	for _, c := range []prometheus.Collector{m, m.imported, m.linkEvents, m.wedged} {
+	for _, c := range []prometheus.Collector{m, m.imported, m.linkEvents, m.wedged, m.lost} {
 		// A second node on one registry keeps its state to itself.
 		_ = reg.Register(c)
 	}
@@ -94,6 +100,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.bytes, float64(s.Bytes), s.Name)
 		gauge(m.first, float64(s.First), s.Name)
 		gauge(m.last, float64(s.Last), s.Name)
+	}
+	for _, l := range m.node.links {
+		if x := l.exporter.State(); x.Guarded {
+			gauge(m.linkHeadroom, x.Headroom, l.Name)
+		}
 	}
 	for _, l := range m.node.linkStates() {
 		up := 0.0

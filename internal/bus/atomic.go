@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -139,4 +140,42 @@ func (b *Bus) get(ctx context.Context, query map[string]any) (Raw, bool, error) 
 		}
 	}
 	return raw, true, nil
+}
+
+// Behind counts the messages on a NATS subject after a sequence of the site's
+// stream and returns the first of them, without its headers. The node that
+// holds the stream's lead answers itself; elsewhere the answer may be a moment old.
+func (b *Bus) Behind(ctx context.Context, subject string, after uint64) (count uint64, first Raw, err error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	req, err := json.Marshal(map[string]any{"seq": after + 1, "next_by_subj": subject, "batch": 1})
+	if err != nil {
+		return 0, first, fmt.Errorf("encode message query: %w", err)
+	}
+	m, err := b.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET."+Stream, req)
+	if err != nil {
+		return 0, first, unavailable("count messages", err)
+	}
+	switch status := m.Header.Get("Status"); status {
+	case "":
+	case "404":
+		return 0, first, nil
+	default:
+		return 0, first, unavailable("count messages", fmt.Errorf("status %s: %s", status, m.Header.Get("Description")))
+	}
+	// The server's headers stand behind the message's own.
+	last := func(name string) string {
+		vs := m.Header.Values(name)
+		if len(vs) == 0 {
+			return ""
+		}
+		return vs[len(vs)-1]
+	}
+	pending, errPending := strconv.ParseUint(last("Nats-Num-Pending"), 10, 64)
+	seq, errSeq := strconv.ParseUint(last("Nats-Sequence"), 10, 64)
+	at, errAt := time.Parse(time.RFC3339Nano, last("Nats-Time-Stamp"))
+	if err := errors.Join(errPending, errSeq, errAt); err != nil {
+		return 0, first, unavailable("count messages", err)
+	}
+	return pending + 1, Raw{Subject: last("Nats-Subject"), Seq: seq, Data: m.Data, At: at}, nil
 }

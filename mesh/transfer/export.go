@@ -23,6 +23,17 @@ type Exporter struct {
 	// Filters are the NATS subjects that cross, for what the peer imports; the
 	// answer shows patterns.
 	Filters func(imports []string) (subjects, patterns []string)
+	// Keep is the stream's retention.
+	Keep Retention
+	// Lost is called when events were removed before the peer took them; may be nil.
+	Lost func(events uint64)
+
+	progress progress // guarded by mu
+	saved    progress // as it is stored; guarded by mu
+	flight   []uint64 // sequences sent that have not arrived, ascending; guarded by mu
+	kvMu     sync.Mutex
+	kv       jetstream.KeyValue // guarded by kvMu
+	level    int                // of the last alarm; owned by Guard
 
 	mu      sync.Mutex
 	state   ExportState        // guarded by mu
@@ -43,6 +54,10 @@ type ExportState struct {
 	Pending  uint64    // wanted events behind it
 	Sent     uint64    // events, in all sessions
 	At       time.Time // when the peer last acknowledged
+	// Guarded: this node watches the retention, and knows what follows.
+	Guarded  bool
+	Headroom float64 // share of the retention left for what the peer wants: 1 all, 0 none
+	Lost     uint64  // events removed before the peer took them, ever
 }
 
 // State returns what the exporter knows of the peer.
@@ -119,6 +134,9 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 		return opened{}, err
 	}
 	answer.After, answer.Anew, answer.Back = from.after, from.anew, from.back
+	if err := x.load(ctx); err != nil {
+		return opened{}, err
+	}
 	s := &session{Exporter: x, id: req.Session, after: answer.After, subjects: subjects}
 	if s.acks, err = x.Bus.Conn().SubscribeSync(acksSubject(x.Here, x.Peer, s.id)); err != nil {
 		return opened{}, fmt.Errorf("listen for acknowledgements: %w", err)
@@ -135,6 +153,11 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 		x.stop()
 	}
 	x.stop, x.current = cancel, s.id
+	known := x.resume(info.Epoch, answer.After, subjects)
+	if !known && answer.After > 0 && answer.After+1 < info.First {
+		x.Log.ErrorContext(ctx, "events may have been removed before a linked site took them; their number is not known",
+			"site", x.Peer, "at_most", info.First-1-answer.After)
+	}
 	x.state.Session, x.state.Position, x.state.At = true, answer.After, time.Now()
 	x.serving.Go(func() {
 		defer cancel()
@@ -256,6 +279,7 @@ type session struct {
 	heard       time.Time
 	buf         []byte // events of the frame in the making
 	count       int
+	seqs        []uint64 // theirs
 	upTo        uint64
 }
 
@@ -340,6 +364,7 @@ func (s *session) add(m jetstream.Msg) error {
 		Subject: m.Subject(), Header: s.named(m, md), Data: m.Data(),
 	})
 	s.count++
+	s.seqs = append(s.seqs, md.Sequence.Stream)
 	s.upTo, s.pending = md.Sequence.Stream, md.NumPending
 	return nil
 }
@@ -379,8 +404,12 @@ func (s *session) send() error {
 	}
 	s.mu.Lock()
 	s.state.Sent += uint64(s.count)
+	if s.current == s.id && s.count > 0 {
+		s.dispatched(s.seqs, s.upTo)
+	}
 	s.mu.Unlock()
 	s.after, s.count, s.buf = s.upTo, 0, s.buf[:0]
+	s.seqs = s.seqs[:0]
 	return nil
 }
 
@@ -395,6 +424,7 @@ func (s *session) take(a ack) {
 	if s.current != s.id {
 		return // another session has taken over
 	}
+	s.arrived(min(a.Seq, s.after))
 	s.state.Position = max(s.state.Position, min(a.Seq, s.after))
 	s.state.At = s.heard
 	s.state.Pending = s.pending
