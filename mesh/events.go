@@ -78,6 +78,8 @@ func (n *Node) putEvents(ctx context.Context, cfg jetstream.StreamConfig, wait t
 	old, err := js.Stream(ctx, eventsStream)
 	switch {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
+		// Not in the caller's map: if another node makes the stream first, its epoch stays.
+		cfg.Metadata = maps.Clone(cfg.Metadata)
 		cfg.Metadata[bus.MetaEpoch] = strings.ToLower(rand.Text()[:10])
 		cfg.Sources = n.captureSource()
 		_, err = js.CreateStream(ctx, cfg)
