@@ -133,3 +133,35 @@ func TestClustersLinked(t *testing.T) {
 		c.Start(lead)
 	}
 }
+
+// A node that is gone for good is taken out of the cluster, and the node that
+// came for it takes its part. One that runs is not.
+func TestClusterRemoves(t *testing.T) {
+	c := wefttest.NewCluster(t, "a", 3, nil)
+	publish(t, c.Nodes[0].Bus(), "orders.created", "a", 100)
+	c.Join(nil)
+	gone := (leader(t, c) + 1) % 3 // one that keeps the stream, and does not lead it
+	by := c.Nodes[leader(t, c)]
+	if err := by.Remove(t.Context(), c.Nodes[gone].Node); err == nil {
+		t.Error("a running node was removed")
+	}
+	if err := by.Remove(t.Context(), "nobody"); err == nil {
+		t.Error("a node that is not there was removed")
+	}
+	c.Stop(gone)
+	wefttest.Eventually(t, 20*time.Second, "the node to be removed", func() bool { return by.Remove(t.Context(), c.Nodes[gone].Node) == nil })
+	wefttest.Eventually(t, 20*time.Second, "three current replicas without it", func() bool {
+		s, err := by.Bus().JetStream().Stream(t.Context(), bus.Stream)
+		if err != nil {
+			return false
+		}
+		info := s.CachedInfo().Cluster
+		current := 1 // the leader
+		for _, r := range info.Replicas {
+			if r.Current && r.Name != "a:"+c.Nodes[gone].Node {
+				current++
+			}
+		}
+		return current == 3
+	})
+}

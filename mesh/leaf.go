@@ -36,7 +36,7 @@ func (n *Node) leafnodes(w func(string, ...any)) {
 	}
 	n.websocket(w)
 	w("leafnodes {\n  no_advertise: true\n  reconnect: \"1s\"\n  dial_timeout: \"3s\"")
-	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 50ms, 100ms]}")
+	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 1h, 1h]}")
 	listen := links.Listen
 	if listen == "" && links.WebSocket.Listen != "" {
 		listen = "127.0.0.1:0" // the server takes links by WebSocket only beside its own kind

@@ -213,6 +213,7 @@ func (n *Node) Handler() http.Handler {
 		st, err := n.Status(r.Context())
 		n.reply(w, r, Diagnose(st), err)
 	})
+	mux.HandleFunc("DELETE /api/mesh/nodes/{node}", n.serveRemove)
 	mux.HandleFunc("GET /api/streams", func(w http.ResponseWriter, r *http.Request) {
 		st, err := n.Streams(r.Context())
 		n.reply(w, r, st, err)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 	"time"
 
@@ -26,8 +27,26 @@ func (c *cli) mesh() *cobra.Command {
 			return c.print(st, func(w io.Writer) { printMesh(w, st) })
 		},
 	}
-	cmd.AddCommand(c.doctor())
+	cmd.AddCommand(c.doctor(), c.removeNode())
 	return cmd
+}
+
+func (c *cli) removeNode() *cobra.Command {
+	return &cobra.Command{
+		Use:   "remove NODE",
+		Short: "Take a node that is gone for good out of its site",
+		Long: `Take a node that is gone for good out of its site: what it kept is copied to
+another node, and it no longer counts in votes. A running node is refused: stop
+it first. Remove its data directory before another node takes its name.`,
+		Example: "  weft mesh remove fra-3",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := c.call(cmd.Context(), remove("/api/mesh/nodes/"+url.PathEscape(args[0])), nil); err != nil {
+				return err
+			}
+			return c.print(map[string]string{"removed": args[0]}, func(w io.Writer) { fmt.Fprintf(w, "removed %s\n", args[0]) })
+		},
+	}
 }
 
 // errFindings ends the command with status 1.

@@ -27,7 +27,7 @@ const (
 	// frameBytes and frameEvents bound a frame; a single larger event makes one of
 	// its own.
 	frameBytes  = 256 << 10
-	frameEvents = 500
+	frameEvents = 333
 	// frameCost is what a frame counts at least in the window.
 	frameCost = 1 << 10
 	// beat is how often an idle exporter says that it is there.
