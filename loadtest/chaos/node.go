@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -209,19 +210,24 @@ func (n *node) status(ctx context.Context) (status, error) {
 	return st, err
 }
 
-// complaints counts the log's lines that tell of a defect, and returns the first.
-func (n *node) complaints(most int) (first []string, count int) {
+// defects are texts of the log that tell of a defect: a crash, and a link that
+// lost its position, which no fault here gives a reason for.
+var defects = []string{"panic:", "fatal error:", "DATA RACE", "was made anew", "went back to an earlier state", "removed before a linked site"}
+
+// complaints are the log's lines that tell of a defect, and its other errors.
+func (n *node) complaints() (defective, others []string) {
 	data, err := os.ReadFile(n.logFile())
 	if err != nil {
-		return nil, 0
+		return nil, nil
 	}
 	for line := range strings.Lines(string(data)) {
-		if strings.HasPrefix(line, "panic:") || strings.HasPrefix(line, "fatal error:") || strings.Contains(line, "level=ERROR") ||
-			strings.Contains(line, "DATA RACE") {
-			if count++; len(first) < most {
-				first = append(first, n.name+": "+strings.TrimSpace(line))
-			}
+		text := n.name + ": " + strings.TrimSpace(line)
+		switch {
+		case slices.ContainsFunc(defects, func(d string) bool { return strings.Contains(line, d) }):
+			defective = append(defective, text)
+		case strings.Contains(line, "level=ERROR"):
+			others = append(others, text)
 		}
 	}
-	return first, count
+	return defective, others
 }

@@ -175,12 +175,18 @@ const shown = 5
 func (r *run) logs(rep *Report) {
 	for _, n := range r.world.nodes() {
 		rep.Problems = append(rep.Problems, n.unwanted()...)
-		first, count := n.complaints(shown)
-		rep.Complaints = append(rep.Complaints, first...)
-		if count > len(first) {
-			rep.Complaints = append(rep.Complaints, fmt.Sprintf("%s: and %d more", n.name, count-len(first)))
-		}
+		defective, others := n.complaints()
+		rep.Problems = append(rep.Problems, bounded(n.name, defective)...)
+		rep.Complaints = append(rep.Complaints, bounded(n.name, others)...)
 	}
+}
+
+// bounded are the first of a node's lines, and how many more there are.
+func bounded(name string, lines []string) []string {
+	if len(lines) <= shown {
+		return lines
+	}
+	return append(lines[:shown:shown], fmt.Sprintf("%s: and %d more", name, len(lines)-shown))
 }
 
 // Failure tells what makes the run one: a promise was broken.
