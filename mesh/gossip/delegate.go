@@ -43,7 +43,9 @@ func refusal(err error) error {
 	case strings.Contains(text, errRefused.Error()+":"):
 		return errors.New(text[strings.Index(text, errRefused.Error()+":"):])
 	case strings.Contains(text, "decrypt"), strings.Contains(text, "Encryption"), strings.Contains(text, "encrypt"):
-		return fmt.Errorf("%w: mesh.gossip.key differs from that of the other nodes, or mesh.gossip.join leads to another site (%s)", errRefused, text)
+		return fmt.Errorf("%w: mesh.gossip.key differs from that of the other nodes (%s)", errRefused, text)
+	case strings.Contains(text, "EOF"):
+		return fmt.Errorf("%w: mesh.gossip.join leads to another site (%s)", errRefused, text)
 	}
 	return nil
 }
