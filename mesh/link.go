@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -153,6 +154,7 @@ func (l *link) filters(imports []string) (subjects, patterns []string) {
 func (l *link) Run(ctx context.Context) error {
 	var importing sync.WaitGroup
 	importing.Go(func() { _ = l.importer.Run(ctx) }) // it returns no error
+	importing.Go(func() { l.diagnose(ctx) })
 	importing.Go(func() { l.exporter.Guard(ctx) })
 	defer importing.Wait()
 	for {
@@ -232,7 +234,7 @@ func (l *link) record(ctx context.Context, answer linkAnswer, rtt time.Duration,
 	}
 	l.state.up, l.state.problem = up, answer.Problem
 	if err != nil {
-		l.state.problem = err.Error()
+		l.state.problem = cmp.Or(l.node.refusal(l.Name), err.Error())
 	}
 	if up {
 		l.state.rtt, l.state.peer = rtt, answer
@@ -240,6 +242,7 @@ func (l *link) record(ctx context.Context, answer linkAnswer, rtt time.Duration,
 	l.mu.Unlock()
 	switch {
 	case up && !was:
+		l.node.admit(l.Name)
 		l.node.Log.InfoContext(ctx, "link up", "site", l.Name, "node", answer.Node, "rtt", rtt)
 	case was && !up:
 		l.node.Log.WarnContext(ctx, "link down", "site", l.Name, "err", err)

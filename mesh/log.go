@@ -13,6 +13,8 @@ type serverLog struct {
 	log   *slog.Logger
 	fatal chan error
 	hear  func(line string) // takes errors besides: they tell why a link is down
+	// explain takes an error that it can put better.
+	explain func(line string) bool
 }
 
 // Noticef takes the server's routine messages: details at this level.
@@ -37,6 +39,10 @@ func (l *serverLog) Warnf(format string, v ...any) {
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
 	l.hear(text)
+	if l.explain(text) {
+		l.log.Debug("nats server", "text", text) // said in other words
+		return
+	}
 	for _, routine := range []string{"Error trying to connect as leafnode", "Error trying to connect to route", "Error flushing"} {
 		if strings.Contains(text, routine) {
 			l.log.Debug("nats server", "text", text) // a connection ended: links report their own state

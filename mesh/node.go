@@ -45,6 +45,8 @@ type Node struct {
 	metrics *metrics
 	history history // of the links
 
+	refusals refusals // of links; has its own lock
+
 	mu   sync.Mutex
 	srv  *server.Server // guarded by mu; nil until it runs
 	site *site          // guarded by mu; nil until joined, and at a site of one node
@@ -243,7 +245,7 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, fmt.Errorf("make nats server: %w", err)
 	}
 	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
-	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, hear: n.hear}, false, false, false)
+	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, hear: n.hear, explain: n.explain}, false, false, false)
 	go srv.Start() // returns when listening; ended by stop
 	if err := s.waitReady(ctx); err != nil {
 		s.stop()
