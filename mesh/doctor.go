@@ -34,6 +34,8 @@ const (
 	// was lost by it.
 	remembered = 24 * time.Hour
 	wedgedFor  = 10 * time.Minute
+	// Below these shares of the retention a waiting peer is a warning, an error.
+	lowHeadroom, criticalHeadroom = 0.25, 0.1
 	// linkGrace is how long a link may take to come up after the start.
 	linkGrace = 5 * time.Second
 	// diskFull is the free space below which writes are about to fail.
@@ -61,6 +63,7 @@ func Diagnose(st Status) Diagnosis {
 	for _, l := range st.Links {
 		d.link(st, l)
 		d.transfers(st, l)
+		d.retention(st, l)
 		d.past(st, l)
 	}
 	rank := []string{SeverityError, SeverityWarning, SeverityInfo}
@@ -262,6 +265,35 @@ func (d *Diagnosis) transfers(st Status, l LinkStatus) {
 			Why:  "Sites are upgraded one after the other.", Do: "Bring both to one version.",
 		})
 	}
+}
+
+// retention looks at what this site is about to drop, or has dropped, unread.
+func (d *Diagnosis) retention(st Status, l LinkStatus) {
+	if l.Headroom != nil && *l.Headroom < lowHeadroom {
+		severity := SeverityWarning
+		if *l.Headroom < criticalHeadroom {
+			severity = SeverityError
+		}
+		d.add(Finding{
+			Severity: severity, Code: "headroom_low", Subject: l.Site,
+			What: fmt.Sprintf("%d events wait for site %s, and %.0f%% of the retention is left: then the oldest of them are dropped.", l.LagOut, l.Site, *l.Headroom*100),
+			Why:  "The link is cut or too slow, and mesh.events.maxAge or maxBytes does not hold what has piled up.",
+			Do:   "Bring the link back, or raise the limit that is reached first and restart the node.",
+		})
+	}
+	if l.Lost == 0 {
+		return
+	}
+	severity, when := SeverityInfo, "some time ago"
+	if i := l.incident("lost"); i.Count > 0 && st.At.Sub(i.Last) < remembered {
+		severity, when = SeverityError, fmt.Sprintf("the last ones %s ago", seconds(st.At.Sub(i.Last).Seconds()))
+	}
+	d.add(Finding{
+		Severity: severity, Code: "events_lost", Subject: l.Site,
+		What: fmt.Sprintf("%d events were dropped here before site %s had read them, %s.", l.Lost, l.Site, when),
+		Why:  "The link was down for longer than mesh.events.maxAge, or more came than mesh.events.maxBytes holds.",
+		Do:   "They are gone for that site: restore them from elsewhere if they matter. Raise the limit above the longest cut to be stood.",
+	})
 }
 
 // past looks at what happened on a link and cannot be undone.

@@ -2,6 +2,7 @@ package mesh_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"weft.dev/weft/event"
+	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/wefttest"
 	"weft.dev/weft/mesh"
@@ -70,6 +73,44 @@ func healthy(t *testing.T, p *pair) {
 			d.Findings = slices.DeleteFunc(d.Findings, func(f mesh.Finding) bool { return strings.HasPrefix(f.Code, "disk_") })
 			return err == nil && st.Links[0].Up && st.Links[0].Importing && len(d.Findings) == 0
 		})
+	}
+}
+
+// A site is cut for longer than the other keeps events: first the warning, then
+// the exact number.
+func TestDoctorNamesTrimming(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.stop["a"]()
+	a := p.cfg["a"]
+	a.Events.MaxBytes = 16 << 20
+	p.cfg["a"] = a
+	p.start(t, "a")
+	publish(t, p.node["a"].Bus(), "orders.created", "read", 10)
+	level(t, p.node["a"].Bus(), p.node["b"].Bus(), 10)
+	healthy(t, p)
+	p.stop["b"]()
+	big := func(prefix string, count int) {
+		for i := range count {
+			e := event.Event{ID: fmt.Sprintf("%s-%d", prefix, i), Data: make([]byte, 64<<10)}
+			e.Fill(event.Defaults{Subject: "orders.created", Source: "/test", Now: time.Now()})
+			if _, err := p.node["a"].Bus().Publish(t.Context(), bus.Publication{Subject: "orders.created", Event: e}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	big("kept", 215) // 13.5 of 16 MiB
+	if f := named(t, p.node["a"], "headroom_low"); f.Severity != mesh.SeverityWarning || f.Subject != "b" {
+		t.Errorf("finding = %+v", f)
+	}
+	big("more", 200)
+	wefttest.Eventually(t, 20*time.Second, "an error before events go", func() bool {
+		return named(t, p.node["a"], "headroom_low").Severity == mesh.SeverityError
+	})
+	p.start(t, "b")
+	want := fmt.Sprintf("%d events were dropped here before site b", 415-count(t, p.node["a"].Bus()))
+	if f := named(t, p.node["a"], "events_lost"); f.Severity != mesh.SeverityError || !strings.HasPrefix(f.What, want) {
+		t.Errorf("finding = %+v, want %q", f, want)
 	}
 }
 

@@ -132,7 +132,10 @@ func newLink(n *Node, l Link) *link {
 	out.exporter = &transfer.Exporter{
 		Agreement: pair, Deps: deps, Filters: out.filters,
 		Keep: transfer.Retention{MaxAge: n.cfg.Events.MaxAge.Std(), MaxBytes: n.cfg.Events.MaxBytes.Bytes()},
-		Lost: func(events uint64) { n.metrics.lost.WithLabelValues(l.Name).Add(float64(events)) },
+		Lost: func(events uint64) {
+			n.metrics.lost.WithLabelValues(l.Name).Add(float64(events))
+			n.history.incident(l.Name, "lost")
+		},
 	}
 	out.importer = &transfer.Importer{
 		Agreement: pair, Deps: deps, Import: l.Import, Count: n.metrics.link(l.Name),

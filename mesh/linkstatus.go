@@ -34,6 +34,11 @@ type LinkStatus struct {
 	// Events not yet taken over, by the peer and from the peer.
 	LagOut uint64 `json:"lagOut"`
 	LagIn  uint64 `json:"lagIn"`
+	// Headroom is the share of the retention left for what the peer has not taken:
+	// 1 all, 0 none; nothing if this node does not know.
+	Headroom *float64 `json:"headroom,omitempty"`
+	// Lost counts events removed before the peer took them, ever.
+	Lost uint64 `json:"lost"`
 	// LagInSeconds is the age of the last event taken over, while more wait.
 	LagInSeconds float64 `json:"lagInSeconds"`
 	// ClockOffset is how far the peer's clock is ahead of this node's, in seconds.
@@ -47,7 +52,7 @@ type LinkStatus struct {
 }
 
 // Incident is what happened on a link, by the kinds of
-// weft_mesh_link_incidents_total, and wedged.
+// weft_mesh_link_incidents_total, wedged, and lost.
 type Incident struct {
 	Kind  string    `json:"kind"`
 	Count uint64    `json:"count"`
@@ -78,6 +83,9 @@ func (l *link) status() LinkStatus {
 	}
 	if st.Problem == "" {
 		st.Problem = in.Problem
+	}
+	if out.Guarded {
+		st.Headroom, st.Lost = &out.Headroom, out.Lost
 	}
 	l.node.history.fill(&st)
 	return st
