@@ -64,6 +64,25 @@ async function check(page, view) {
   assert.deepEqual(unnamed, [], `${view}: controls without a name`);
 }
 
+// meshPage holds the drawing and the tables against what the node itself says of its nodes and links.
+async function meshPage(page) {
+  await page.getByRole('heading', { level: 1, name: /^Mesh, seen from / }).waitFor();
+  const mesh = await (await fetch(`${origin}/api/mesh`)).json();
+  const drawing = page.getByRole('img', { name: /This site/ });
+  for (const n of mesh.nodes) {
+    await page.getByRole('table', { name: 'Nodes' }).getByRole('row', { name: new RegExp(`^${n.node} .*${n.up ? 'up' : 'down'}`) }).waitFor();
+    assert.match(await drawing.textContent(), new RegExp(n.node), 'the node is drawn');
+  }
+  for (const l of mesh.links) {
+    const state = l.up ? (l.problem ? 'stalled' : 'up') : 'cut';
+    await page.getByRole('table', { name: 'Links' }).getByRole('row', { name: new RegExp(`^${l.site} .*${state}`) }).waitFor();
+    await drawing.locator(`line.${state}`).first().waitFor({ state: 'attached' });
+  }
+  const rates = page.getByRole('table', { name: 'Links' }).getByRole('cell', { name: /\d\/s$/ });
+  if (mesh.links.length > 0) await rates.first().waitFor(); // after the second answer
+  await page.getByRole('table', { name: 'Streams' }).getByRole('row', { name: /^EVENTS / }).waitFor();
+}
+
 try {
   for (const [size, scheme] of [[{ width: 1440, height: 900 }, 'light'], [{ width: 390, height: 844 }, 'dark'], [{ width: 1440, height: 900 }, 'dark'], [{ width: 390, height: 844 }, 'light']]) {
     const page = await open(size, scheme);
@@ -71,6 +90,11 @@ try {
     await page.goto(origin);
     await page.getByRole('heading', { level: 1, name: /^Site / }).waitFor();
     await check(page, 'overview');
+
+    await page.getByRole('navigation').getByRole('link', { name: 'Mesh' }).click();
+    await page.waitForURL('**/mesh');
+    await meshPage(page);
+    await check(page, 'mesh');
 
     await page.getByRole('navigation').getByRole('link', { name: 'Journeys' }).click();
     await page.waitForURL('**/journeys');

@@ -102,12 +102,25 @@ function api(url) {
   switch (url.pathname) {
     case '/api/info': return { site: 'fra', node: 'fra-1', version: '0.1.0' };
     case '/api/mesh': return {
-      site: 'fra', node: 'fra-1', version: '0.1.0', stream: { name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 },
+      site: 'fra', node: 'fra-1', version: '0.1.0', at: iso(Date.now()),
+      nodes: [
+        { node: 'fra-1', version: '0.1.0', up: true, self: true, leader: false, clusterSize: 3, listen: { client: '10.0.0.1:4222', links: '10.0.0.1:7422' }, disk: { free: 71e9, total: 200e9 } },
+        { node: 'fra-2', version: '0.1.0', up: true, self: false, leader: true, clusterSize: 3, listen: { client: '10.0.0.2:4222', links: '10.0.0.2:7422' }, disk: { free: 70e9, total: 200e9 } },
+        { node: 'fra-3', up: false, self: false, leader: false, clusterSize: 3, listen: {}, problem: 'it is not connected' },
+      ],
+      streams: ['EVENTS', 'WEFT_DLQ'].map((name) => ({ name, messages: name === 'EVENTS' ? grown : 1, bytes: name === 'EVENTS' ? grown * 611 : 2011, last: grown, leader: 'fra-2', replicas: [{ node: 'fra-1', up: true, current: name !== 'EVENTS', lag: 12 }, { node: 'fra-2', leader: true, up: true, current: true, lag: 0 }, { node: 'fra-3', up: false, current: false, lag: 4031 }] })),
+      stream: { name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 },
       links: [
-        { site: 'iad', up: true, since: iso(began - 7_400_000), rttMs: 31.4, lagIn: 0, lagOut: 3, exports: ['orders.>', 'payments.>'], imports: ['>'] },
-        { site: 'sin', up: false, since: iso(began - 190_000), rttMs: 0, lagIn: 0, lagOut: 1204, exports: ['orders.>'], imports: ['>'], problem: 'connection refused, next try in 4 s' },
+        { site: 'iad', node: 'iad-2', version: '0.1.0', up: true, dials: true, connections: 1, importing: true, exporting: true, sent: Math.floor(90_000 + s * 311), taken: Math.floor(41_000 + s * 84), lagInSeconds: 0.02, clockOffsetSeconds: 0.0014, incidents: [{ kind: 'restarted', count: 2, last: iso(began - 90_000) }], since: iso(began - 7_400_000), rttMs: 31.4, lagIn: 2, lagOut: 3, exports: ['orders.>', 'payments.>'], imports: ['>'] },
+        { site: 'muc-edge-west', node: 'muc-edge-west-1', version: '0.1.0', up: true, connections: 1, importing: true, exporting: true, sent: 1200, taken: Math.floor(300 + s * 2), lagInSeconds: 0, clockOffsetSeconds: -8.31, incidents: [], since: iso(began - 600_000), rttMs: 4.2, lagIn: 0, lagOut: 0, exports: ['orders.>'], imports: ['stock.>'], problem: 'no frame from site muc-edge-west within 3s: it is cut off, or its link user may not send wl.fra.muc-edge-west.>' },
+        { site: 'sin', up: false, connections: 0, importing: false, exporting: false, sent: 880, taken: 0, headroom: 0.21, lost: 17, lagInSeconds: 0, clockOffsetSeconds: 0, incidents: [], since: iso(began - 190_000), rttMs: 0, lagIn: 0, lagOut: 1204, exports: ['orders.>'], imports: ['>'], problem: 'connection refused, next try in 4 s' },
       ],
     };
+    case '/api/mesh/doctor': return { site: 'fra', node: 'fra-1', at: iso(Date.now()), findings: [
+      { severity: 'error', code: 'node_down', subject: 'fra-3', what: 'Node fra-3 is down: it is not connected.', why: 'The process or the machine is gone, or the network between the nodes is cut.', do: 'Start it, or look at its log. If it is gone for good: weft mesh remove fra-3.' },
+      { severity: 'error', code: 'link_down', subject: 'sin', what: 'The link to site sin has been down for 3m10s: connection refused.', why: 'The other site is down or cannot be reached, or only one of the two has a link to the other configured.', do: 'Check that site sin runs, that it has this site under mesh.links.sites, and that mesh.links.sites[].urls here is an address of its mesh.links.listen.' },
+      { severity: 'warning', code: 'clock_skew', subject: 'muc-edge-west', what: "The clock of site muc-edge-west is 8.3s behind this node's.", why: 'One of the two machines has no working time service.', do: 'Compare both machines with a third and set up NTP or chrony on the one that is wrong.' },
+    ] };
     case '/api/streams': return [{ name: 'EVENTS', messages: grown, bytes: grown * 611, first: 1, last: grown, lastAt: iso(Date.now() - 80), consumers: 9 }, { name: 'WEFT_DLQ', messages: 1, bytes: 2011, first: 4, last: 4, lastAt: iso(began - 90_000), consumers: 0 }];
     case '/api/bridges': return [
       { name: 'orders-kafka', from: 'mesh orders.>', to: 'kafka shop-orders', guarantee: 'at-least-once', state: 'running', since: iso(began), read: Math.floor(8000 + s * 12), stored: Math.floor(8000 + s * 12), dead: 0, dropped: 0, retries: 2, inFlight: 1, lagMessages: 0, lagSeconds: 0 },

@@ -7,7 +7,7 @@ const base = (process.argv[2] ?? 'http://127.0.0.1:5199').replace(/\/$/, '');
 const folder = process.argv[3] ?? 'shots';
 mkdirSync(folder, { recursive: true });
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ['--no-sandbox'] });
-const views = { overview: '/', journeys: '/journeys', journey: '/journeys/order-7f3a-20931', live: '/live' };
+const views = { overview: '/', mesh: '/mesh', journeys: '/journeys', journey: '/journeys/order-7f3a-20931', live: '/live' };
 for (const [scheme, size] of [['light', 'wide'], ['dark', 'wide'], ['light', 'narrow'], ['dark', 'narrow']]) {
   const context = await browser.newContext({ colorScheme: scheme, viewport: size === 'wide' ? { width: 1440, height: 900 } : { width: 390, height: 844 } });
   const page = await context.newPage();

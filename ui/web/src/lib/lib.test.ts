@@ -2,7 +2,7 @@ import { describe, expect, test } from 'vitest';
 import { palette } from './colour';
 import { causes, draw, visible } from './journey';
 import { lanes } from './lanes';
-import { listOf, places, Rates, readMesh, upOf, verdict } from './mesh';
+import { linkState, listOf, places, Rates, readFindings, readMesh, upOf, verdict } from './mesh';
 import { bytes, count, rate } from './number';
 import { events, latest, tailed } from './tail';
 import { ago, duration, micros, ticks } from './time';
@@ -111,6 +111,19 @@ describe('mesh', () => {
     expect(m.sites.map((s) => [s.name, s.own, s.up])).toEqual([['fra', true, true], ['iad', false, false]]);
     expect(m.links[0]).toMatchObject({ peer: 'iad', up: false, lagOut: 7, lagIn: undefined, imports: ['>'], exports: [] });
     expect(m.stream?.messages).toBe(3);
+  });
+
+  test('reads nodes, replicas and findings', () => {
+    const m = readMesh({
+      site: 'fra', nodes: [{ node: 'fra-1', up: true, leader: true, disk: { free: 5 } }, { node: 'fra-2', up: false, problem: 'gone' }],
+      streams: [{ name: 'EVENTS', leader: 'fra-1', replicas: [{ node: 'fra-2', up: false, current: false, lag: 9 }] }],
+      links: [{ site: 'iad', up: true, problem: 'no frame' }, { site: 'sin', up: true }, { site: 'muc', up: false }, { site: 'old' }],
+    });
+    expect(m.nodes.map((n) => [n.name, n.up, n.leader, n.free])).toEqual([['fra-1', true, true, 5], ['fra-2', false, false, undefined]]);
+    expect(m.streams[0]?.replicas).toEqual([{ node: 'fra-2', leader: false, up: false, current: false, lag: 9 }]);
+    expect(m.links.map(linkState)).toEqual(['stalled', 'up', 'cut', 'unknown']);
+    expect(readFindings({ findings: [{ severity: 'error', code: 'x', do: 'act' }, 3] })).toMatchObject([{ severity: 'error', code: 'x', remedy: 'act', why: '' }]);
+    expect(readFindings(null)).toEqual([]);
   });
 
   test.each([null, 7, 'x', [], {}, { links: 3, stream: [] }])('survives %j', (give) => {

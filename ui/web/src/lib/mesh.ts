@@ -16,6 +16,50 @@ export interface Line {
   exports: string[];
   imports: string[];
   problem: string;
+  node: string; // the peer's node that answered last
+  version: string;
+  dials: boolean;
+  importing: boolean | undefined;
+  sent: number | undefined; // events since the node's start
+  taken: number | undefined;
+  behind: number | undefined; // seconds
+  room: number | undefined; // share of the retention left for what the peer has not taken
+  lost: number | undefined; // events dropped before the peer took them
+  clock: number | undefined; // seconds that the peer's clock is ahead
+  incidents: { kind: string; count: number }[];
+}
+
+/** A node of the own site. */
+export interface SiteNode {
+  name: string;
+  up: boolean | undefined;
+  self: boolean;
+  leader: boolean;
+  version: string;
+  client: string;
+  links: string;
+  free: number | undefined;
+  total: number | undefined;
+  problem: string;
+}
+
+/** What the doctor found. */
+export interface Finding {
+  severity: string;
+  code: string;
+  subject: string;
+  what: string;
+  why: string;
+  remedy: string;
+}
+
+/** A node's copy of a stream. */
+export interface Replica {
+  node: string;
+  leader: boolean;
+  up: boolean;
+  current: boolean;
+  lag: number;
 }
 
 export interface Stream {
@@ -25,6 +69,8 @@ export interface Stream {
   last: number | undefined; // sequence
   lastAt: string;
   consumers: number | undefined;
+  leader: string;
+  replicas: Replica[];
 }
 
 export interface Mesh {
@@ -33,6 +79,9 @@ export interface Mesh {
   version: string;
   sites: Site[];
   links: Line[];
+  nodes: SiteNode[];
+  streams: Stream[];
+  at: string;
   stream: Stream | undefined;
 }
 
@@ -90,14 +139,50 @@ export function readMesh(raw: unknown): Mesh {
     exports: strings(l.exports),
     imports: strings(l.imports),
     problem: str(l, 'problem'),
+    node: str(l, 'node'),
+    version: str(l, 'version'),
+    dials: l.dials === true,
+    importing: typeof l.importing === 'boolean' ? l.importing : undefined,
+    sent: num(l, 'sent'),
+    taken: num(l, 'taken'),
+    behind: num(l, 'lagInSeconds'),
+    room: num(l, 'headroom'),
+    lost: num(l, 'lost'),
+    clock: num(l, 'clockOffsetSeconds'),
+    incidents: objects(l.incidents).map((i) => ({ kind: str(i, 'kind'), count: num(i, 'count') ?? 0 })),
   }));
+  const nodes = objects(m.nodes).map(readNode);
   const sites: Site[] = site ? [{ name: site, own: true, up: true }] : [];
   for (const l of links) if (!sites.some((s) => s.name === l.peer)) sites.push({ name: l.peer, own: false, up: l.up });
-  return { site, node: str(m, 'node'), version: str(m, 'version'), sites, links, stream: isObject(m.stream) ? readStream(m.stream) : undefined };
+  return { site, node: str(m, 'node'), version: str(m, 'version'), at: str(m, 'at'), sites, links, nodes, streams: objects(m.streams).map(readStream), stream: isObject(m.stream) ? readStream(m.stream) : undefined };
+}
+
+function readNode(n: Obj): SiteNode {
+  const listen = isObject(n.listen) ? n.listen : {};
+  const disk = isObject(n.disk) ? n.disk : {};
+  return {
+    name: str(n, 'node'), up: upOf(n), self: n.self === true, leader: n.leader === true, version: str(n, 'version'),
+    client: str(listen, 'client'), links: str(listen, 'links'), free: num(disk, 'free'), total: num(disk, 'total'), problem: str(n, 'problem'),
+  };
+}
+
+export function readFindings(raw: unknown): Finding[] {
+  return objects(isObject(raw) ? raw.findings : undefined).map((f) => ({
+    severity: str(f, 'severity'), code: str(f, 'code'), subject: str(f, 'subject'), what: str(f, 'what'), why: str(f, 'why'), remedy: str(f, 'do'),
+  }));
+}
+
+/** How a link is, in a word: stalled means that questions are answered but events are not taken over. */
+export function linkState(l: Line): 'up' | 'cut' | 'stalled' | 'unknown' {
+  if (l.up === undefined) return 'unknown';
+  return l.up ? (l.problem ? 'stalled' : 'up') : 'cut';
 }
 
 export function readStream(s: Obj): Stream {
-  return { name: str(s, 'name'), messages: num(s, 'messages'), bytes: num(s, 'bytes'), last: num(s, 'last'), lastAt: str(s, 'lastAt'), consumers: num(s, 'consumers') };
+  const replicas = objects(s.replicas).map((r): Replica => ({
+    node: str(r, 'node'), leader: r.leader === true, up: r.up !== false, current: r.current !== false, lag: num(r, 'lag') ?? 0,
+  }));
+  return { leader: str(s, 'leader'), replicas, name: str(s, 'name'), messages: num(s, 'messages'), bytes: num(s, 'bytes'), last: num(s, 'last'), lastAt: str(s, 'lastAt'), consumers: num(s, 'consumers') };
 }
 
 /** The list in an answer, whether it is bare or below a key. */
