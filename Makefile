@@ -2,9 +2,11 @@
 GO       ?= go
 LINT      = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 FUZZTIME ?= 5s
+CHAOSTIME ?= 3m
+SEED     ?= 1
 export CGO_ENABLED
 
-.PHONY: build demo test check lint fmt race tidy docs fuzz ui ui-check
+.PHONY: build demo test check lint fmt race tidy docs fuzz chaos ui ui-check
 
 build: CGO_ENABLED = 0
 build: ## bin/weft and the slim bin/weft-sidecar, static
@@ -40,6 +42,9 @@ fuzz: ## every fuzz target for FUZZTIME
 		echo "fuzz $$dir $$target"; \
 		$(GO) test "$$dir" -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s; \
 	done
+
+chaos: build ## 3 sites of 3 nodes that are killed and cut for CHAOSTIME; SEED decides how
+	./bin/weft load chaos --duration $(CHAOSTIME) --seed $(SEED)
 
 ui: ## build ui/dist from ui/web
 	cd ui/web && npm ci --no-audit --no-fund && npm run build

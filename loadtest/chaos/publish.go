@@ -255,7 +255,7 @@ type gaps struct {
 type pause struct{ from, to time.Time }
 
 // notable is the shortest gap that is kept.
-const notable = 100 * time.Millisecond
+const notable = 10 * time.Millisecond
 
 func (g *gaps) begin(now time.Time) {
 	g.mu.Lock()

@@ -41,6 +41,7 @@ func (f Fault) outage(edges []string) bool {
 	return f.Kind == KillSite || !f.onLink() && slices.Contains(edges, f.Target)
 }
 
+// String is the schedule's line.
 func (f Fault) String() string {
 	s := fmt.Sprintf("%6.1f s  %-15s %s", f.At.Seconds(), f.Kind, f.Target)
 	switch f.Kind {
