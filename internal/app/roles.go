@@ -43,8 +43,8 @@ func (n *Node) roles(ctx context.Context) error {
 		run.Named("sidecar spans", trace.NewReceiver(b.Conn(), n.spans, n.log)),
 		run.Named("trace answers", trace.NewServer(b.Conn(), n.store, n.log)),
 		run.Named("bridges", bridges),
+		run.Named("gateway", gate), // takes events while webhooks still wait for their streams, as in an election
 		run.Named("webhooks", hooks),
-		run.Named("gateway", gate),
 	}
 	if l := n.listeners[listenOTLP]; l != nil {
 		services = append(services, run.Named("otlp", httpd.New("otlp", l, trace.Ingest(n.spans, n.log), n.log)))

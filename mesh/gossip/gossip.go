@@ -9,7 +9,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -29,7 +28,7 @@ const (
 	// as a pod does that is started anew elsewhere.
 	reclaim = 5 * time.Second
 	// leaveTimeout is how long the farewell to the others may take.
-	leaveTimeout = 2 * time.Second
+	leaveTimeout = time.Second
 	// maxMeta is memberlist's limit of what a node says of itself, in bytes.
 	maxMeta = memberlist.MetaMaxSize
 )
@@ -192,7 +191,10 @@ func (p *Pool) Run(ctx context.Context) error {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
-			return errors.Join(p.list.Leave(leaveTimeout), p.list.Shutdown())
+			if err := p.list.Leave(leaveTimeout); err != nil {
+				p.Log.DebugContext(ctx, "farewell not heard", "err", err) // as when all go at once
+			}
+			return p.list.Shutdown()
 		}
 	}
 }
