@@ -45,7 +45,6 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		Replicas:         n.cfg.Replicas(),
 		MaxAge:           n.cfg.Events.MaxAge.Std(),
 		MaxBytes:         n.cfg.Events.MaxBytes.Bytes(),
-		MaxMsgSize:       maxPayload - transfer.Room, // so that a linked site can store it too
 		Duplicates:       dedupeWindow,
 		AllowDirect:      true, AllowAtomicPublish: true, AllowRollup: true, AllowMsgTTL: true,
 		Metadata: map[string]string{"weft.site": n.Site},
@@ -124,7 +123,6 @@ func (n *Node) ensureCapture(ctx context.Context) error {
 		Storage:     jetstream.FileStorage,
 		Replicas:    n.cfg.Replicas(),
 		MaxBytes:    min(n.cfg.Events.MaxBytes.Bytes(), 1<<30),
-		MaxMsgSize:  maxPayload - transfer.Room - 1<<10, // EVENTS notes where it drew it from
 		Discard:     jetstream.DiscardNew, // a client with an ack learns that the site is full
 		Duplicates:  dedupeWindow,
 	})

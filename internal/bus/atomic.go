@@ -19,6 +19,9 @@ var (
 	// ErrConflict: the stream is not in the state that a message expects.
 	// Nothing of the batch was stored.
 	ErrConflict = errors.New("the stream has moved on")
+	// ErrIncomplete: a message of the batch got lost, or the server refused it
+	// without saying which. Nothing was stored. It comes with ErrUnavailable.
+	ErrIncomplete = errors.New("a message of the batch is missing")
 )
 
 // MaxAtomic is how many messages Atomic stores at most.
@@ -75,7 +78,9 @@ func atomicError(e *apiError) error {
 		return ErrDuplicate
 	case codeWrongLast, codeWrongLastConstant:
 		return ErrConflict
-	case codeBatchIncomplete, codeBatchesInFlight:
+	case codeBatchIncomplete:
+		return fmt.Errorf("%w: %w", ErrUnavailable, ErrIncomplete)
+	case codeBatchesInFlight:
 		return ErrUnavailable
 	default:
 		return refusal(e)

@@ -38,6 +38,8 @@ type Importer struct {
 	mu    sync.Mutex
 	state ImportState // guarded by mu
 	kept  time.Time   // when keep looked last; owned by Run
+	stuck uint64      // event that the stream does not take; owned by Run
+	tries int         // how often it was offered; owned by Run
 }
 
 // Counter counts what an importer does. Its methods may be called concurrently.
@@ -321,8 +323,12 @@ func (in *intake) store(ctx context.Context, events []record) error {
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, bus.ErrIncomplete) && (len(events) > 1 || in.insists(events[0].Seq)):
+		// Handled below: the server does not tell which message it refused.
 	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, bus.ErrConflict), ctx.Err() != nil:
 		return err
+	}
+	switch {
 	case len(events) > 1:
 		half := len(events) / 2
 		if err := in.store(ctx, events[:half]); err != nil {
@@ -336,6 +342,16 @@ func (in *intake) store(ctx context.Context, events []record) error {
 		in.Log.ErrorContext(ctx, "event of a linked site refused by the own stream and left out", "site", in.Peer, "subject", events[0].Subject, "err", err)
 	}
 	return in.commit(ctx, nil, in.behind(events))
+}
+
+// insists tells whether a batch of this one event alone was incomplete again and
+// again: messages get lost, but not so often.
+func (in *intake) insists(seq uint64) bool {
+	if in.stuck != seq {
+		in.stuck, in.tries = seq, 0
+	}
+	in.tries++
+	return in.tries >= insistent
 }
 
 // behind is the position after events.

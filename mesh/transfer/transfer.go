@@ -47,12 +47,14 @@ const (
 	// keepFrom is how large the stream is at least then, in bytes: retention cannot
 	// be set to less than four times as much.
 	keepFrom = 4 << 20
+	// insistent is how often a batch of one event may be incomplete until the event
+	// is left out.
+	insistent = 4
 )
 
 // Room is what a message grows by at most on its way into another site's
 // stream: an id, the headers of a batch, and a space after each header's name.
-// Streams take no larger messages than the server's max_payload less this, so
-// that whatever one site has accepted another can store. In bytes.
+// An event that leaves so much of max_payload free can be stored there. In bytes.
 const Room = 20 << 10
 
 // Question is the name under which the importer asks for a session.
