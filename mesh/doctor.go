@@ -114,7 +114,7 @@ func because(problem string) string {
 	if problem == "" {
 		return "."
 	}
-	return ": " + problem
+	return ": " + strings.TrimSuffix(problem, ".") + "."
 }
 
 func (d *Diagnosis) node(st Status, n NodeStatus) {
@@ -203,26 +203,18 @@ func (d *Diagnosis) link(st Status, l LinkStatus) {
 		d.clock(l.Site, who, l.ClockOffset)
 		return
 	}
-	if st.At.Sub(l.Since) < linkGrace && l.LastError == "" {
+	if st.At.Sub(l.Since) < linkGrace && !l.Refused {
 		return
 	}
 	wedged := l.incident("wedged")
-	lastError := l.LastError
-	if l.LastErrorAt != nil && l.LastErrorAt.Before(l.Since.Add(-linkGrace)) {
-		lastError = "" // it is of an earlier cut
-	}
 	since := fmt.Sprintf("The link to %s has been down for %s", who, seconds(st.At.Sub(l.Since).Seconds()))
 	switch {
-	case lastError == refusedHere || strings.Contains(lastError, refusedThere):
-		side := "that site refuses this one"
-		if lastError == refusedHere {
-			side = "this site refuses that one"
-		}
+	case l.Refused:
 		d.add(Finding{
 			Severity: SeverityError, Code: "link_refused", Subject: l.Site,
-			What: since + ": " + side + ".",
-			Why:  "The credentials of the two sites differ: mesh.links.sites[].secret, or the NKey and its publicKey.",
-			Do:   "Set the same secret (or the matching keys) for this pair at both sites and restart the node that was wrong.",
+			What: since + because(l.Problem),
+			Why:  "The two sites reach each other, but a setting keeps them apart: a secret, a key, a certificate or a name.",
+			Do:   "Set what is named at the site where it is wrong, and restart that node. It must be the same, or match, at both.",
 		})
 	case l.Connections > 0 || wedged.Last.After(l.Since.Add(-linkGrace)):
 		d.add(Finding{
@@ -234,7 +226,7 @@ func (d *Diagnosis) link(st Status, l LinkStatus) {
 	default:
 		d.add(Finding{
 			Severity: SeverityError, Code: "link_down", Subject: l.Site,
-			What: since + because(cmp.Or(lastError, l.Problem)),
+			What: since + because(l.Problem),
 			Why:  "The other site is down or cannot be reached, or only one of the two has a link to the other configured.",
 			Do:   d.reach(l),
 		})

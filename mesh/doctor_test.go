@@ -248,9 +248,9 @@ func TestDoctorNamesWrongSecret(t *testing.T) {
 	p.stop["b"]()
 	p.cfg["b"].Links.Sites[0].Secret = conf.Secret("not-the-secret-of-the-link")
 	p.start(t, "b")
-	for name, want := range map[string]string{"a": "this site refuses that one", "b": "that site refuses this one"} {
-		if f := named(t, p.node[name], "link_refused"); f.Severity != mesh.SeverityError || !strings.Contains(f.What, want) {
-			t.Errorf("finding at %s = %+v, want %q in it", name, f, want)
+	for _, name := range []string{"a", "b"} {
+		if f := named(t, p.node[name], "link_refused"); f.Severity != mesh.SeverityError || !strings.Contains(f.What, "secret") {
+			t.Errorf("finding at %s = %+v, want the setting", name, f)
 		}
 	}
 }
@@ -325,6 +325,7 @@ func TestDiagnose(t *testing.T) {
 		{"another version", func(s *mesh.Status) { s.Links[0].Version = "2" }, "info version_differs"},
 		{"just started", func(s *mesh.Status) { s.Links[0].Up, s.Links[0].Since = false, at.Add(-time.Second) }, ""},
 		{"down", func(s *mesh.Status) { s.Links[0].Up = false }, "error link_down"},
+		{"refused", func(s *mesh.Status) { s.Links[0].Up, s.Links[0].Refused = false, true }, "error link_refused"},
 		{"down, connection stands", func(s *mesh.Status) { s.Links[0].Up, s.Links[0].Connections = false, 1 }, "error link_wedged"},
 		{"rolled back", func(s *mesh.Status) {
 			s.Links[0].Incidents = []mesh.Incident{{Kind: "rolled_back", Count: 1, Last: at.Add(-time.Hour)}}

@@ -1,9 +1,6 @@
 package mesh
 
 import (
-	"net"
-	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -46,9 +43,8 @@ type LinkStatus struct {
 	// Incidents are what went wrong since the node's start, and when last.
 	Incidents []Incident `json:"incidents"`
 	Problem   string     `json:"problem,omitempty"`
-	// LastError is what the server said last of a connection to the peer.
-	LastError   string     `json:"lastError,omitempty"`
-	LastErrorAt *time.Time `json:"lastErrorAt,omitempty"`
+	// Refused: a setting here or at the peer is wrong, as Problem tells.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // Incident is what happened on a link, by the kinds of
@@ -83,6 +79,9 @@ func (l *link) status() LinkStatus {
 	}
 	if st.Problem == "" {
 		st.Problem = in.Problem
+	}
+	if r := l.node.reason(l.Name); !st.Up && r.why != "" {
+		st.Problem, st.Refused = r.why, r.setting
 	}
 	if out.Guarded {
 		st.Headroom, st.Lost = &out.Headroom, out.Lost
@@ -121,8 +120,6 @@ type history struct {
 type linkHistory struct {
 	taken     uint64
 	incidents []Incident
-	err       string
-	at        time.Time
 }
 
 // of returns a link's history; the caller holds mu.
@@ -154,72 +151,9 @@ func (h *history) incident(site, kind string) {
 	l.incidents[i].Last = time.Now()
 }
 
-func (h *history) failed(site, text string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	l := h.of(site)
-	l.err, l.at = text, time.Now()
-}
-
 func (h *history) fill(st *LinkStatus) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	l := h.of(st.Site)
-	st.Taken, st.Incidents, st.LastError = l.taken, append([]Incident{}, l.incidents...), l.err
-	if at := l.at; !at.IsZero() {
-		st.LastErrorAt = &at
-	}
-}
-
-// What the server's log says of a link: that a dial failed, an error of a
-// connection that stood, and that a site was not let in.
-var (
-	dialFailed  = regexp.MustCompile(`^Error trying to connect as leafnode to remote server "([^"]*)" \(attempt \d+\): (.*)$`)
-	linkFailed  = regexp.MustCompile(`^(\S+) - lid[a-z_]*:\d+ -(?: "[^"]*" -)* (.*)$`)
-	userRefused = regexp.MustCompile(`authentication error - (?:User|Nkey) "?([A-Za-z0-9-]+)`)
-)
-
-// hear takes a line of the server's log and keeps what it says of a link.
-func (n *Node) hear(line string) {
-	if m := userRefused.FindStringSubmatch(line); m != nil {
-		for _, l := range n.links {
-			if m[1] == linkUser(l.Name) || m[1] == l.PublicKey {
-				n.history.failed(l.Name, refusedHere)
-			}
-		}
-		return
-	}
-	m := dialFailed.FindStringSubmatch(line)
-	if m == nil {
-		m = linkFailed.FindStringSubmatch(line)
-	}
-	if m == nil {
-		return
-	}
-	for _, l := range n.links {
-		if l.dials() && dialsTo(l.URLs, m[1]) {
-			n.history.failed(l.Name, strings.TrimPrefix(m[2], "Leafnode Error "))
-		}
-	}
-}
-
-const (
-	refusedHere  = "this site did not let it in: its secret or key is another"
-	refusedThere = "Authorization Violation"
-)
-
-// dialsTo tells whether an address is one of those dialled. The server names a
-// connection by the address it found for a host name: then the port decides.
-func dialsTo(urls []string, addr string) bool {
-	host, port, err := net.SplitHostPort(addr)
-	if err != nil {
-		return false
-	}
-	return slices.ContainsFunc(urls, func(raw string) bool {
-		u, err := url.Parse(raw)
-		if err != nil || u.Port() != "" && u.Port() != port {
-			return false
-		}
-		return net.ParseIP(u.Hostname()) == nil || u.Hostname() == host
-	})
+	st.Taken, st.Incidents = l.taken, append([]Incident{}, l.incidents...)
 }

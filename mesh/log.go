@@ -12,7 +12,6 @@ import (
 type serverLog struct {
 	log   *slog.Logger
 	fatal chan error
-	hear  func(line string) // takes errors besides: they tell why a link is down
 	// explain takes an error that it can put better.
 	explain func(line string) bool
 }
@@ -38,7 +37,6 @@ func (l *serverLog) Warnf(format string, v ...any) {
 // Errorf takes errors; the server goes on.
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	l.hear(text)
 	if l.explain(text) {
 		l.log.Debug("nats server", "text", text) // said in other words
 		return

@@ -245,7 +245,7 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, fmt.Errorf("make nats server: %w", err)
 	}
 	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
-	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, hear: n.hear, explain: n.explain}, false, false, false)
+	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, explain: n.explain}, false, false, false)
 	go srv.Start() // returns when listening; ended by stop
 	if err := s.waitReady(ctx); err != nil {
 		s.stop()

@@ -35,8 +35,9 @@ type refusals struct {
 
 // refusal is why a link was not made when it was last tried.
 type refusal struct {
-	why string
-	at  time.Time
+	why     string
+	at      time.Time
+	setting bool // a setting is wrong; else the site is not reached
 }
 
 // maxLogged bounds the texts: names come from whoever dials.
@@ -45,7 +46,7 @@ const maxLogged = 64
 // refuse notes why the link to a site is not made, and logs it now and then.
 func (n *Node) refuse(site, why string) {
 	r := &n.refusals
-	n.blame(site, why)
+	n.note(site, refusal{why, time.Now(), true})
 	r.mu.Lock()
 	if r.logged == nil {
 		r.logged = map[string]time.Time{}
@@ -63,8 +64,11 @@ func (n *Node) refuse(site, why string) {
 	}
 }
 
-// blame notes why the link to a site is not made, if it is configured.
-func (n *Node) blame(site, why string) {
+// blame notes that a site is not reached.
+func (n *Node) blame(site, why string) { n.note(site, refusal{why, time.Now(), false}) }
+
+// note notes why the link to a site is not made, if it is configured.
+func (n *Node) note(site string, why refusal) {
 	for _, l := range n.links {
 		if l.Name != site {
 			continue
@@ -74,19 +78,21 @@ func (n *Node) blame(site, why string) {
 		if r.reason == nil {
 			r.reason = map[string]refusal{}
 		}
-		r.reason[site] = refusal{why, time.Now()}
+		r.reason[site] = why
 		r.mu.Unlock()
 	}
 }
 
 // refusal is why the link to a site is not made, if that is known.
-func (n *Node) refusal(site string) string {
+func (n *Node) refusal(site string) string { return n.reason(site).why }
+
+func (n *Node) reason(site string) refusal {
 	n.refusals.mu.Lock()
 	defer n.refusals.mu.Unlock()
 	if r := n.refusals.reason[site]; time.Since(r.at) < refusalLasts {
-		return r.why
+		return r
 	}
-	return ""
+	return refusal{}
 }
 
 // admit forgets why a link was not made.
