@@ -40,6 +40,7 @@ type Importer struct {
 	kept  time.Time   // when keep looked last; owned by Run
 	stuck uint64      // event that the stream does not take; owned by Run
 	tries int         // how often it was offered; owned by Run
+	since time.Time   // since when; owned by Run
 }
 
 // Counter counts what an importer does. Its methods may be called concurrently.
@@ -348,10 +349,10 @@ func (in *intake) store(ctx context.Context, events []record) error {
 // again: messages get lost, but not so often.
 func (in *intake) insists(seq uint64) bool {
 	if in.stuck != seq {
-		in.stuck, in.tries = seq, 0
+		in.stuck, in.tries, in.since = seq, 0, time.Now()
 	}
 	in.tries++
-	return in.tries >= insistent
+	return in.tries >= insistent && time.Since(in.since) > silence
 }
 
 // behind is the position after events.

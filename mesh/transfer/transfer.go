@@ -47,8 +47,8 @@ const (
 	// keepFrom is how large the stream is at least then, in bytes: retention cannot
 	// be set to less than four times as much.
 	keepFrom = 4 << 20
-	// insistent is how often a batch of one event may be incomplete until the event
-	// is left out.
+	// insistent is how often, and silence how long, a batch of one event may be
+	// incomplete until the event is left out.
 	insistent = 4
 )
 
