@@ -99,6 +99,30 @@ func TestLinkRefusals(t *testing.T) {
 			b.Links.Sites[0].Secret = "another-secret-of-16"
 		}, "", "mesh.links.sites[0].secret: the site dials with another secret", "mesh.links.sites[0].secret: site a refuses it"},
 		{
+			"no tls", func(_ *testing.T, a, b *mesh.Config) {
+				a.TLS, b.Links.Sites[0].URLs = tlsA, []string{"plain"}
+			}, "",
+			"mesh.tls", "mesh.links.sites[0].urls[0]: site a wants TLS: write tls://",
+		},
+		{
+			"tls at one end", func(_ *testing.T, _, b *mesh.Config) {
+				b.TLS, b.Links.Sites[0].URLs = tlsB, []string{"secure"}
+			}, "",
+			"", "mesh.links.sites[0].urls[0]: site a has no TLS: set mesh.tls there",
+		},
+	}
+	for _, tt := range append(tests, misnamed(keys)...) {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			tt.run(t)
+		})
+	}
+}
+
+// misnamed are the refusals of sites whose names are not what the other expects.
+func misnamed(keys func(t *testing.T, a, b *mesh.Config)) []refusalCase {
+	return []refusalCase{
+		{
 			"the same name", func(_ *testing.T, _, b *mesh.Config) { b.Links.Sites[0].Name = "x" }, "a",
 			`site: a site that is named \"a\" like this one dials this one`, `leads to a site that is named \"a\" like this one`,
 		},
@@ -114,12 +138,6 @@ func TestLinkRefusals(t *testing.T) {
 			"another site's address", func(_ *testing.T, _, b *mesh.Config) { b.Links.Sites[0].Name = "x" }, "",
 			"", `mesh.links.sites[0].urls[0]: leads to site \"a\", not \"x\"`,
 		},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			tt.run(t)
-		})
 	}
 }
 
@@ -149,9 +167,16 @@ func (tt refusalCase) run(t *testing.T) {
 		good.TLS, good.Links.Sites = mesh.TLS{}, nil // nobody can dial it
 	}
 	ng := start("good", "good", good)
-	if l := &b.Links.Sites[0]; len(l.URLs) > 0 {
+	_, addr, _ := strings.Cut(na.LinkURL(), "://")
+	l := &b.Links.Sites[0]
+	switch strings.Join(l.URLs, "") {
+	case "websocket":
 		l.URLs = []string{na.LinkWebSocketURL()}
-	} else {
+	case "plain":
+		l.URLs = []string{"nats://" + addr}
+	case "secure":
+		l.URLs = []string{"tls://" + addr}
+	default:
 		l.URLs = []string{na.LinkURL()}
 	}
 	site := "b"

@@ -144,6 +144,9 @@ func (n *Node) services(s *embedded) []run.Service {
 	if n.site != nil {
 		services = append(services, run.Named("cluster", run.Func(n.site.follow)))
 	}
+	if n.cfg.TLS.On() {
+		services = append(services, run.Named("certificates", newCertificates(n)))
+	}
 	if len(n.links) > 0 {
 		services = append(services, run.Named("link answers", run.Func(n.answer)))
 		for _, l := range n.links {
