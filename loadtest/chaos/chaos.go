@@ -127,6 +127,9 @@ type run struct {
 // all is the run from the nodes' start to the verdict.
 func (r *run) all(ctx context.Context) (Report, error) {
 	r.w.printf("seed %d, %d faults", r.cfg.Seed, len(r.plan))
+	if fewer := r.cfg.Faults - len(r.plan); fewer > 0 {
+		r.w.printf("%d more do not fit into %s: each leaves its site or link time to recover", fewer, r.cfg.Duration)
+	}
 	for _, f := range r.plan {
 		r.w.printf("  planned %s", f)
 	}

@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -91,10 +92,15 @@ func plan(cfg Config) []Fault {
 	for i := range cfg.Faults {
 		step := room / time.Duration(cfg.Faults)
 		at := firstFault + time.Duration(i)*step + time.Duration(d.r.Float64()*0.8*float64(step))
-		if f, ok := d.fault(at); ok {
+		f, ok := d.fault(at)
+		if !ok { // all targets are busy: as soon as the first is free
+			f, ok = d.fault(d.free())
+		}
+		if ok && f.At <= cfg.Duration-lastFault {
 			out = append(out, f)
 		}
 	}
+	slices.SortStableFunc(out, func(a, b Fault) int { return cmp.Compare(a.At, b.At) })
 	return out
 }
 
@@ -147,6 +153,17 @@ func (d *draw) fault(at time.Duration) (Fault, bool) {
 		return d.at(at, kind, free[d.r.IntN(len(free))]), true
 	}
 	return Fault{}, false
+}
+
+// free is when the first target of any kind left to draw is free.
+func (d *draw) free() time.Duration {
+	at := d.cfg.Duration
+	for _, kind := range d.deck {
+		for _, t := range d.targets(kind) {
+			at = min(at, d.busy[t])
+		}
+	}
+	return at
 }
 
 func (d *draw) targets(kind Kind) []string {
