@@ -17,9 +17,10 @@ import (
 
 // Cluster makes a site of several nodes.
 type Cluster struct {
-	Listen    string `yaml:"listen" doc:"Address that the other nodes of the site connect to; needed for a size of 3 or more"`
-	Advertise string `yaml:"advertise" doc:"Address at which the others reach listen, if it is another, such as behind NAT"`
-	Size      int    `yaml:"size" doc:"Nodes that the site begins with: 1, or 3 and more. All of them have the same number"`
+	Listen    string      `yaml:"listen" doc:"Address that the other nodes of the site connect to; needed for a size of 3 or more"`
+	Advertise string      `yaml:"advertise" doc:"Address at which the others reach listen, if it is another, such as behind NAT"`
+	Secret    conf.Secret `yaml:"secret" doc:"What admits nodes to the cluster, any text of at least 16 characters; default: it follows from gossip.key, which can then not be changed while the site runs"`
+	Size      int         `yaml:"size" doc:"Nodes that the site begins with: 1, or 3 and more. All of them have the same number"`
 }
 
 // Gossip is how the nodes of a site find each other.
@@ -69,6 +70,12 @@ func (c Config) validateCluster() error {
 	}
 	if c.Clustered() && len(c.Gossip.Key.Reveal()) < minSecret {
 		errs = append(errs, conf.Field("gossip.key", "want the key of the site, at least 16 characters"))
+	}
+	if s := c.Cluster.Secret.Reveal(); s != "" && len(s) < minSecret {
+		errs = append(errs, conf.Field("cluster.secret", "want at least 16 characters"))
+	}
+	if len(c.Gossip.OldKeys) > 0 && c.Cluster.Secret == "" {
+		errs = append(errs, conf.Field("gossip.oldKeys", "want cluster.secret as well: it follows from the key otherwise, and nodes with different keys would refuse each other"))
 	}
 	for i, k := range c.Gossip.OldKeys {
 		if len(k.Reveal()) < minSecret {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/wefttest"
 	"weft.dev/weft/mesh"
 )
@@ -151,17 +152,43 @@ func TestClusterRemoves(t *testing.T) {
 	c.Stop(gone)
 	wefttest.Eventually(t, 20*time.Second, "the node to be removed", func() bool { return by.Remove(t.Context(), c.Nodes[gone].Node) == nil })
 	wefttest.Eventually(t, 20*time.Second, "three current replicas without it", func() bool {
-		s, err := by.Bus().JetStream().Stream(t.Context(), bus.Stream)
-		if err != nil {
-			return false
-		}
-		info := s.CachedInfo().Cluster
-		current := 1 // the leader
-		for _, r := range info.Replicas {
-			if r.Current && r.Name != "a:"+c.Nodes[gone].Node {
-				current++
-			}
-		}
-		return current == 3
+		return currentReplicas(t, by) == 3
 	})
+}
+
+// The site's key is changed by restarting one node after the other.
+func TestClusterChangesKey(t *testing.T) {
+	c := wefttest.NewCluster(t, "a", 3, func(_ int, cfg *mesh.Config) { cfg.Cluster.Secret = wefttest.Secret })
+	const next = conf.Secret("the next key of the site")
+	for round, gossip := range []struct {
+		key conf.Secret
+		old []conf.Secret
+	}{{wefttest.Key, []conf.Secret{next}}, {next, []conf.Secret{wefttest.Key}}, {next, nil}} {
+		for i := range c.Nodes {
+			c.Stop(i)
+			c.Change(i, func(cfg *mesh.Config) { cfg.Gossip.Key, cfg.Gossip.OldKeys = gossip.key, gossip.old })
+			c.Start(i)
+			publish(t, c.Nodes[i].Bus(), "orders.created", fmt.Sprintf("%d-%d", round, i), 10)
+			wefttest.Eventually(t, 20*time.Second, "all replicas current", func() bool { return currentReplicas(t, c.Nodes[i]) == 3 })
+		}
+	}
+	if got := total(ids(t, c.Nodes[0].Bus())); got != 90 {
+		t.Errorf("%d events, want 90", got)
+	}
+}
+
+// currentReplicas counts the replicas of EVENTS that have all that the leader has.
+func currentReplicas(t *testing.T, n *mesh.Node) int {
+	t.Helper()
+	s, err := n.Bus().JetStream().Stream(t.Context(), bus.Stream)
+	if err != nil || s.CachedInfo().Cluster == nil || s.CachedInfo().Cluster.Leader == "" {
+		return 0
+	}
+	current := 1 // the leader
+	for _, r := range s.CachedInfo().Cluster.Replicas {
+		if r.Current && !r.Offline {
+			current++
+		}
+	}
+	return current
 }

@@ -113,9 +113,14 @@ func (n *Node) cluster(w func(string, ...any)) {
 // routeUser is the name under which nodes of a site connect to each other.
 const routeUser = "weft-route"
 
-// routePassword follows from the site's key: whoever may hear gossip may connect.
+// routePassword follows from the cluster's secret or else from the site's key:
+// whoever may hear gossip may connect.
 func (n *Node) routePassword() string {
-	mac := hmac.New(sha256.New, []byte(n.cfg.Gossip.Key.Reveal()))
+	secret := n.cfg.Cluster.Secret
+	if secret == "" {
+		secret = n.cfg.Gossip.Key
+	}
+	mac := hmac.New(sha256.New, []byte(secret.Reveal()))
 	mac.Write([]byte("weft routes of site " + n.Site))
 	return hex.EncodeToString(mac.Sum(nil))
 }

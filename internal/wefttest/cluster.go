@@ -88,6 +88,9 @@ func (c *Cluster) Start(i int) {
 	c.begin(i)()
 }
 
+// Change changes a node's configuration for its next start.
+func (c *Cluster) Change(i int, change func(*mesh.Config)) { change(&c.cfgs[i]) }
+
 // Stop stops a node in good order.
 func (c *Cluster) Stop(i int) {
 	if stop := c.stop[i]; stop != nil {
