@@ -90,7 +90,7 @@ func (d *Diagnosis) quorum(st Status) {
 			Severity: SeverityError, Code: "no_quorum", Subject: st.Site,
 			What: fmt.Sprintf("%d of the site's %d nodes are up; it takes %d to accept events.", up, size, size/2+1),
 			Why:  "More than half of the nodes must agree on each event. Nothing is accepted or imported; what was accepted is kept.",
-			Do:   "Start the nodes that are down. One that is gone for good: weft mesh remove NODE, at a node that is up.",
+			Do:   "Start the nodes that are down; none can be removed until more than half are up.",
 		})
 	case st.Problem != "" || st.Stream.Leader == "":
 		d.add(Finding{

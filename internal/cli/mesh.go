@@ -125,19 +125,22 @@ func printLinks(w io.Writer, st mesh.Status) {
 		fmt.Fprintln(w, "\nNo links: this site is linked to no other.")
 		return
 	}
-	fmt.Fprintln(w, "\nLINK\tSTATE\tFOR\tRTT\tTO SEND\tTO TAKE\tBEHIND\tEXPORT\tIMPORT\tEPOCH\tINCIDENTS")
+	fmt.Fprintln(w, "\nLINK\tSTATE\tFOR\tRTT\tTO SEND\tROOM\tLOST\tTO TAKE\tBEHIND\tEXPORT\tIMPORT\tEPOCH\tINCIDENTS")
 	for _, l := range st.Links {
 		var incidents []string
 		for _, i := range l.Incidents {
 			incidents = append(incidents, fmt.Sprintf("%s %d", i.Kind, i.Count))
 		}
-		rtt, behind := "–", "–"
+		rtt, behind, room := "–", "–", "–"
+		if l.Headroom != nil { // share of the retention left for what is to be sent
+			room = fmt.Sprintf("%.0f%%", *l.Headroom*100)
+		}
 		if l.Up {
 			rtt = fmt.Sprintf("%.1f ms", l.RTTMs)
 			behind = fmt.Sprintf("%.1f s", l.LagInSeconds)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", l.Site, state(l.Up, ""), st.At.Sub(l.Since).Round(time.Second),
-			rtt, l.LagOut, l.LagIn, behind, dash(strings.Join(l.Exports, " ")), dash(strings.Join(l.Imports, " ")),
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\t%d\t%d\t%s\t%s\t%s\t%s\t%s\n", l.Site, state(l.Up, ""), st.At.Sub(l.Since).Round(time.Second),
+			rtt, l.LagOut, room, l.Lost, l.LagIn, behind, dash(strings.Join(l.Exports, " ")), dash(strings.Join(l.Imports, " ")),
 			dash(l.Epoch), dash(strings.Join(incidents, ", ")))
 	}
 	for _, l := range st.Links {

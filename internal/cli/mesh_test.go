@@ -20,7 +20,7 @@ func TestMeshAndDoctor(t *testing.T) {
 	}}
 	server := nodeOf(t, cfg)
 	out := command(t.Context(), "", "mesh", "--server", server).out
-	for _, want := range []string{"site    fra", "NODE ", "test-1 ", "leader", "LINK ", "iad ", "down", "STREAM ", "EVENTS "} {
+	for _, want := range []string{"site    fra", "NODE ", "test-1 ", "leader", "ROOM ", "iad ", "down", "STREAM ", "EVENTS "} {
 		if !strings.Contains(out, want) {
 			t.Errorf("mesh = %s\nwant %q in it", out, want)
 		}
