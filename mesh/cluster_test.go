@@ -1,8 +1,11 @@
 package mesh_test
 
 import (
+	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"sync"
@@ -191,4 +194,27 @@ func currentReplicas(t *testing.T, n *mesh.Node) int {
 		}
 	}
 	return current
+}
+
+// With certificates the nodes of a site speak TLS to each other; a node without
+// one of the authority is kept out.
+func TestClusterTLS(t *testing.T) {
+	ca := newAuthority(t)
+	certs := ca.site(t, "a", "127.0.0.1")
+	c := wefttest.NewCluster(t, "a", 3, func(_ int, cfg *mesh.Config) { cfg.TLS = certs })
+	publish(t, c.Nodes[1].Bus(), "orders.created", "a", 100)
+	wefttest.Eventually(t, 20*time.Second, "all replicas current", func() bool { return currentReplicas(t, c.Nodes[0]) == 3 })
+	for name, cfg := range map[string]*tls.Config{"none": nil, "no certificate": {InsecureSkipVerify: true}} {
+		conn, err := net.Dial("tcp", c.Config(0).Cluster.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if cfg != nil {
+			conn = tls.Client(conn, cfg)
+		}
+		if info, err := bufio.NewReader(conn).ReadString('\n'); err == nil {
+			t.Errorf("%s: the route listener lets in: %s", name, info)
+		}
+		_ = conn.Close()
+	}
 }

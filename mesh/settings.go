@@ -107,6 +107,9 @@ func (n *Node) cluster(w func(string, ...any)) {
 	}
 	w("cluster {\n  name: %q\n  listen: %q\n  no_advertise: true\n  pool_size: 3\n  connect_retries: 120", n.Site, natsAddr(n.cfg.Cluster.Listen))
 	w("  authorization {user: %s, password: %q, timeout: 3}", routeUser, password)
+	if n.cfg.TLS.On() {
+		w("  tls %s", n.cfg.TLS.Block())
+	}
 	w("  routes: [%s]\n}", quoted(routes))
 }
 

@@ -88,6 +88,9 @@ func (c *Cluster) Start(i int) {
 	c.begin(i)()
 }
 
+// Config is a node's configuration.
+func (c *Cluster) Config(i int) mesh.Config { return c.cfgs[i] }
+
 // Change changes a node's configuration for its next start.
 func (c *Cluster) Change(i int, change func(*mesh.Config)) { change(&c.cfgs[i]) }
 
