@@ -27,8 +27,6 @@ type Row struct {
 	Examples []string `json:"examples,omitempty"` // ids of what is wrong
 }
 
-func (r Row) broken() bool { return r.Lost+r.Duplicated+r.Disordered > 0 }
-
 // examples bounds the ids that a row shows of each kind.
 const examples = 5
 
