@@ -56,20 +56,18 @@ func (b *Bus) Atomic(ctx context.Context, msgs []*nats.Msg) (last uint64, err er
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return 0, unavailable("commit", err)
-		}
-		ack, err := readAck(m)
-		switch {
-		case err != nil:
-			return 0, unavailable("commit", err)
-		case ack.Error != nil:
-			return 0, fmt.Errorf("commit: %w: %w", atomicError(ack.Error), ack.Error)
-		}
-		return ack.Seq, nil
+	m, err := sub.NextMsgWithContext(ctx)
+	if err != nil {
+		return 0, unavailable("commit", err)
 	}
+	ack, err := readAck(m)
+	switch {
+	case err != nil:
+		return 0, unavailable("commit", err)
+	case ack.Error != nil:
+		return 0, fmt.Errorf("commit: %w: %w", atomicError(ack.Error), ack.Error)
+	}
+	return ack.Seq, nil
 }
 
 func atomicError(e *apiError) error {

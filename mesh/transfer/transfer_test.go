@@ -386,8 +386,14 @@ func TestIDsAreTheSameEverywhere(t *testing.T) {
 	t.Parallel()
 	r := linked(t)
 	headers := []nats.Header{
-		nil, {"ce-id": {""}}, {"ce-id": {"1"}}, {"Ce-Id": {"2"}}, {nats.MsgIdHdr: {"3"}}, {nats.MsgIdHdr: {"bad\x01id"}},
-		{"ce-id": {""}, "Weft-Accepted": {"1767366245000000001"}}, {"X-Own": {"x"}},
+		nil,
+		{"ce-id": {""}},
+		{"ce-id": {"1"}},
+		{"Ce-Id": {"2"}},
+		{nats.MsgIdHdr: {"3"}},
+		{nats.MsgIdHdr: {"bad\x01id"}},
+		{"ce-id": {""}, "Weft-Accepted": {"1767366245000000001"}},
+		{"X-Own": {"x"}},
 	}
 	for _, h := range headers {
 		if _, err := r.bus("a").JetStream().PublishMsg(t.Context(), &nats.Msg{Subject: "ev.a.orders.created", Header: h, Data: []byte("x")}); err != nil {
