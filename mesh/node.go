@@ -255,7 +255,8 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, err
 	}
 	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("weft "+n.Node),
-		nats.UserInfo(nodeUser, n.keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1))
+		nats.UserInfo(nodeUser, n.keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { n.Log.Warn("mesh connection", "err", err) }))
 	if err != nil {
 		s.stop()
 		return nil, fmt.Errorf("connect to own server: %w", err)

@@ -168,7 +168,11 @@ func (s *Service) open(ctx context.Context) (*stores, error) {
 		return nil, fmt.Errorf("open webhook stores: %w", err)
 	}
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		st, err := openStores(ctx, js, s.Deps)
+		// While a site of several nodes has no leader a question gets no answer at
+		// all, so the first attempts are short.
+		own, cancel := context.WithTimeout(ctx, max(5*wait, time.Second))
+		st, err := openStores(own, js, s.Deps)
+		cancel()
 		if err == nil {
 			return st, nil
 		}

@@ -24,20 +24,28 @@ type pubAck struct {
 func (c *committer) single(ctx context.Context, group []*item) {
 	c.bus.m.batches.Observe(float64(len(group)))
 	pending := append([]*item(nil), group...)
-	for first := true; len(pending) > 0; first = false {
-		if !first {
+	for tries := 0; len(pending) > 0; tries++ {
+		if tries > 0 {
 			c.bus.m.retried.Add(float64(len(pending)))
 			if pending = c.giveUp(ctx, pending); len(pending) == 0 {
 				return
 			}
 			pause(ctx, retryPause)
 		}
-		pending = c.attemptSingles(pending)
+		pending = c.attemptSingles(pending, c.bus.answerWait(tries))
 	}
 }
 
-// attemptSingles sends items and returns those that got no final answer.
-func (c *committer) attemptSingles(pending []*item) []*item {
+// answerWait is how long an attempt waits for an answer, after so many tries.
+func (b *Bus) answerWait(tries int) time.Duration {
+	if b.single.Load() {
+		return ackWait
+	}
+	return min(ackFirst<<min(tries, 4), ackWait)
+}
+
+// attemptSingles sends items and returns those that got no final answer in time.
+func (c *committer) attemptSingles(pending []*item, wait time.Duration) []*item {
 	reply := c.nextReply()
 	open := 0
 	for i, it := range pending {
@@ -54,7 +62,7 @@ func (c *committer) attemptSingles(pending []*item) []*item {
 		}
 		open++
 	}
-	timer := time.NewTimer(ackWait)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 wait:
 	for open > 0 {

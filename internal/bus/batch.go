@@ -124,7 +124,7 @@ func (c *committer) seal(b *batch) (last uint64, err error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	timer := time.NewTimer(ackWait)
+	timer := time.NewTimer(c.bus.answerWait(1))
 	defer timer.Stop()
 	for {
 		select {

@@ -67,6 +67,7 @@ func Dial(ctx context.Context, cfg Config, s obs.Scope) (*Bus, error) {
 		nats.ReconnectBufSize(-1), // a publish without a connection fails at once; the committer retries it
 		nats.Timeout(apiTimeout),
 		nats.PingInterval(10 * time.Second),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { s.Log.Warn("mesh connection", "err", err) }),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) { s.Log.Warn("mesh connection lost", "err", err) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) { s.Log.Info("mesh connection restored", "url", nc.ConnectedUrlRedacted()) }),
 	}

@@ -29,10 +29,13 @@ const (
 	// queueEvents and queueBytes bound what waits for a commit; callers block.
 	queueEvents = 8192
 	queueBytes  = 64 << 20
-	// ackWait is how long one attempt waits for the server. After the death of the
-	// stream's leader the answers never come, and the election takes 4 to 9 s, during
-	// which attempts are refused at once: an item is tried again until patience ends.
+	// ackWait is how long one attempt waits for the server. Where the stream has
+	// replicas its leader may go, and with it the answers to what was under way, so
+	// the first attempts there wait ackFirst and then longer each time. An election
+	// after a leader's death takes 4 to 9 s, during which attempts are refused at
+	// once: an item is tried again until patience ends.
 	ackWait  = 2 * time.Second
+	ackFirst = 300 * time.Millisecond
 	patience = 20 * time.Second
 	// retryPause spaces attempts while the mesh is away.
 	retryPause = 100 * time.Millisecond

@@ -5,7 +5,9 @@ package wefttest
 import (
 	"context"
 	"log/slog"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"testing"
 	"time"
 
@@ -134,13 +136,19 @@ func (o output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// freePort is a loopback address that is free now.
+// freePort is a loopback address that is free now and that no outgoing
+// connection takes meanwhile: it lies below the ports that systems use for those.
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(22000)))
+		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
 }

@@ -223,9 +223,14 @@ func (x *Exporter) watch(ctx context.Context) error {
 	t.UpTo = v.info.Last
 	// What was stored before the first count of it is at least what is known of it.
 	t.Stored = max(t.Stored+v.fresh, p.Count+v.unsent)
-	// While a session runs past what is removed, more was sent than is known here.
 	lost := t.Lost
-	if p.Sent+1 >= v.info.First || time.Since(at) > quietAfter {
+	switch {
+	case v.info.First <= p.Acked+1:
+		// Nothing unread is gone, whatever the counts say: replicas and the stored
+		// progress may be a moment behind each other. The count begins here.
+		t.Stored = p.Count + v.unsent + t.Lost
+	case p.Sent+1 >= v.info.First || time.Since(at) > quietAfter:
+		// While a session runs past what is removed, more was sent than is known here.
 		lost = max(lost, t.Stored-p.Count-v.unsent)
 	}
 	news := lost - t.Lost
