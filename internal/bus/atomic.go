@@ -24,43 +24,69 @@ var (
 	ErrIncomplete = errors.New("a message of the batch is missing")
 )
 
-// MaxAtomic is how many messages Atomic stores at most.
+// MaxAtomic is how many messages a Batch stores at most.
 const MaxAtomic = batchEvents
 
-// Atomic stores messages all or none, in one synced write, and returns the
-// sequence of the last. They are sent as they are, but for the batch headers,
-// which are set in place. ErrUnavailable leaves open whether they are stored.
-func (b *Bus) Atomic(ctx context.Context, msgs []*nats.Msg) (last uint64, err error) {
-	inbox := b.nc.NewRespInbox()
-	sub, err := b.nc.SubscribeSync(inbox)
+// Batch stores messages all or none, in one synced write. Its messages go to the
+// server as they are added, so that they travel while it still commits what came
+// before. One that is not committed is forgotten after a few seconds. It is used
+// by one goroutine at a time.
+type Batch struct {
+	bus *Bus
+	id  []string
+	n   int
+	err error // why it cannot be committed
+}
+
+// Begin begins a batch.
+func (b *Bus) Begin() *Batch { return &Batch{bus: b, id: []string{nuid.Next()}} }
+
+// Add sends a message as it is, but for the batch headers, which are set in
+// place. Commit tells what went wrong.
+func (a *Batch) Add(m *nats.Msg) { a.send(m, "") }
+
+func (a *Batch) send(m *nats.Msg, reply string) {
+	switch {
+	case a.err != nil:
+		return
+	case a.n == MaxAtomic:
+		a.err = fmt.Errorf("%w: more than %d messages", ErrUnavailable, MaxAtomic)
+		return
+	}
+	if m.Header == nil {
+		m.Header = nats.Header{}
+	}
+	m.Header[headerBatchID] = a.id
+	m.Header[headerBatchSeq] = sequences[a.n : a.n+1 : a.n+1]
+	m.Reply = reply
+	if reply != "" {
+		m.Header[headerBatchCommit] = sequences[0:1:1]
+	}
+	a.n++
+	if err := a.bus.nc.PublishMsg(m); err != nil {
+		a.err, _ = sendError(err)
+	}
+}
+
+// Commit adds a last message and stores the batch; it returns the sequence of
+// that message. ErrUnavailable leaves open whether the batch is stored.
+func (a *Batch) Commit(ctx context.Context, m *nats.Msg) (last uint64, err error) {
+	inbox := a.bus.nc.NewRespInbox()
+	sub, err := a.bus.nc.SubscribeSync(inbox)
 	if err != nil {
 		return 0, unavailable("commit", err)
 	}
 	defer func() { _ = sub.Unsubscribe() }()
-	id := []string{nuid.Next()}
-	for i, m := range msgs {
-		if m.Header == nil {
-			m.Header = nats.Header{}
-		}
-		m.Header[headerBatchID] = id
-		m.Header[headerBatchSeq] = sequences[i : i+1 : i+1]
-		m.Reply = ""
-		if i == len(msgs)-1 {
-			m.Header[headerBatchCommit] = sequences[0:1:1]
-			m.Reply = inbox
-		}
-		if err := b.nc.PublishMsg(m); err != nil {
-			mapped, _ := sendError(err)
-			return 0, fmt.Errorf("commit: %w", mapped)
-		}
+	if a.send(m, inbox); a.err != nil {
+		return 0, fmt.Errorf("commit: %w", a.err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	m, err := sub.NextMsgWithContext(ctx)
+	answer, err := sub.NextMsgWithContext(ctx)
 	if err != nil {
 		return 0, unavailable("commit", err)
 	}
-	ack, err := readAck(m)
+	ack, err := readAck(answer)
 	switch {
 	case err != nil:
 		return 0, unavailable("commit", err)

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -105,14 +106,16 @@ type intake struct {
 	*Importer
 	id     string
 	frames *nats.Subscription
-	at     position // stored
-	record uint64   // sequence of the position's record in the own stream; 0: none
-	epoch  string   // of the peer's stream
-	next   uint64   // where the next frame must begin
-	part   assembly // frame that has not come whole
-	bytes  uint64   // of frames taken
-	acks   uint64   // acknowledgements sent
-	seen   uint64   // of those, how many the peer says it has
+	at     position      // stored
+	record uint64        // sequence of the position's record in the own stream; 0: none
+	epoch  string        // of the peer's stream
+	acks   atomic.Uint64 // acknowledgements sent
+
+	// Owned by gather once it runs.
+	next  uint64   // where the next frame must begin
+	part  assembly // frame that has not come whole
+	bytes uint64   // of frames taken
+	seen  uint64   // acknowledgements that the peer says it has
 }
 
 // session opens a session and imports until it ends.
@@ -146,18 +149,30 @@ func (i *Importer) session(ctx context.Context) error {
 		return nil
 	}
 	in.begin(ctx, answer)
-	for ctx.Err() == nil {
-		if err := in.step(ctx); err != nil {
-			return err
+	own, cancel := context.WithCancel(ctx)
+	hauls, failed := make(chan haul), make(chan error, 1)
+	var gathering sync.WaitGroup
+	gathering.Go(func() { failed <- in.gather(own, hauls) })
+	defer gathering.Wait()
+	defer cancel()
+	for {
+		select {
+		case h := <-hauls:
+			err = in.settle(ctx, h)
+		case err = <-failed:
 		}
-		if !i.Active() {
+		switch {
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return nil
+		case !i.Active():
 			return errors.New("another node of the site imports now")
 		}
 		if err := in.keep(ctx); err != nil {
 			return err
 		}
 	}
-	return nil
 }
 
 // recall reads the stored position.
@@ -188,7 +203,7 @@ func (in *intake) keep(ctx context.Context) error {
 	if info.Bytes < keepFrom || in.record > info.First && in.record-info.First > (info.Last-info.First)/2 {
 		return nil
 	}
-	return in.commit(ctx, nil, in.at)
+	return in.commit(ctx, in.Bus.Begin(), in.at)
 }
 
 func (in *intake) open(ctx context.Context) (opened, error) {
@@ -229,38 +244,72 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 	in.mu.Unlock()
 }
 
-// step waits for a frame, commits it with those that have come meanwhile, and
-// acknowledges.
-func (in *intake) step(ctx context.Context) error {
+// haul is what is committed at once.
+type haul struct {
+	events []record
+	batch  *bus.Batch // holds them, all but committed
+	bytes  int
+	frames int    // complete ones
+	last   frame  // of these
+	taken  uint64 // bytes of the session up to here
+}
+
+// gather makes hauls of the frames that come, until ctx ends. While one is being
+// committed the next one is already on its way to the server.
+func (in *intake) gather(ctx context.Context, out chan<- haul) error {
+	for {
+		h, err := in.collect(ctx)
+		if err != nil {
+			return err
+		}
+		if len(h.events) > 0 {
+			h.batch = in.Bus.Begin()
+			for _, e := range h.events {
+				h.batch.Add(e.staged())
+			}
+		}
+		select {
+		case out <- h:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// collect waits for a frame and takes those that have come besides.
+func (in *intake) collect(ctx context.Context) (haul, error) {
 	var got haul
 	for more := true; more; {
 		m, err := in.wait(ctx)
 		if err != nil {
-			return err
+			return got, err
 		}
 		if err := in.unpack(m, &got); err != nil {
-			return err
+			return got, err
 		}
 		n, _, err := in.frames.Pending()
 		more = got.frames == 0 || err == nil && n > 0 &&
 			len(got.events)+frameEvents < bus.MaxAtomic && got.bytes < commitBytes
 	}
-	if len(got.events) > 0 {
-		if err := in.store(ctx, got.events); err != nil {
-			return err
-		}
-		in.Count.Imported(len(got.events))
-	}
-	in.note(got.last)
-	return in.acknowledge()
+	got.taken = in.bytes
+	return got, nil
 }
 
-// haul is what is committed at once.
-type haul struct {
-	events []record
-	bytes  int
-	frames int // complete ones
-	last   frame
+// settle commits a haul and acknowledges it.
+func (in *intake) settle(ctx context.Context, h haul) error {
+	if len(h.events) > 0 {
+		if err := in.store(ctx, h.batch, h.events); err != nil {
+			return err
+		}
+		in.Count.Imported(len(h.events))
+	}
+	in.note(h.last)
+	return in.acknowledge(h)
+}
+
+// staged is the message under which the own stream takes an event.
+func (r record) staged() *nats.Msg {
+	return &nats.Msg{Subject: Staged + r.Subject[len(meshPrefix):], Header: r.Header, Data: r.Data}
 }
 
 // wait returns the next frame's message.
@@ -269,7 +318,7 @@ func (in *intake) wait(ctx context.Context) (*nats.Msg, error) {
 	defer cancel()
 	m, err := in.frames.NextMsgWithContext(ctx)
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) && in.acks > 1 && in.seen == 0:
+	case errors.Is(err, context.DeadlineExceeded) && in.acks.Load() > 1 && in.seen == 0:
 		return nil, fmt.Errorf("site %s does not see acknowledgements: its link user must be allowed to receive %s", in.Peer, Inbound(in.Peer, in.Here)+">")
 	case errors.Is(err, context.DeadlineExceeded):
 		return nil, fmt.Errorf("no frame from site %s within %s: it is cut off, or its link user may not send %s", in.Peer, silence, Inbound(in.Here, in.Peer)+">")
@@ -319,8 +368,8 @@ func (in *intake) weigh(m *nats.Msg, got *haul) {
 
 // store commits events and the position behind them. If one is in the stream
 // already, halves are committed, until it stands alone and is left out.
-func (in *intake) store(ctx context.Context, events []record) error {
-	err := in.commit(ctx, events, in.behind(events))
+func (in *intake) store(ctx context.Context, b *bus.Batch, events []record) error {
+	err := in.commit(ctx, b, in.behind(events))
 	switch {
 	case err == nil:
 		return nil
@@ -331,18 +380,23 @@ func (in *intake) store(ctx context.Context, events []record) error {
 	}
 	switch {
 	case len(events) > 1:
-		half := len(events) / 2
-		if err := in.store(ctx, events[:half]); err != nil {
-			return err
+		for _, half := range [][]record{events[:len(events)/2], events[len(events)/2:]} {
+			b := in.Bus.Begin()
+			for _, e := range half {
+				b.Add(e.staged())
+			}
+			if err := in.store(ctx, b, half); err != nil {
+				return err
+			}
 		}
-		return in.store(ctx, events[half:])
+		return nil
 	case errors.Is(err, bus.ErrDuplicate):
 		in.Count.Duplicate()
 	default:
 		in.Count.Refused()
 		in.Log.ErrorContext(ctx, "event of a linked site refused by the own stream and left out", "site", in.Peer, "subject", events[0].Subject, "err", err)
 	}
-	return in.commit(ctx, nil, in.behind(events))
+	return in.commit(ctx, in.Bus.Begin(), in.behind(events))
 }
 
 // insists tells whether a batch of this one event alone was incomplete again and
@@ -361,22 +415,18 @@ func (in *intake) behind(events []record) position {
 	return position{Epoch: in.epoch, Seq: last.Seq, At: last.At}
 }
 
-func (in *intake) commit(ctx context.Context, events []record, to position) error {
-	msgs := make([]*nats.Msg, 0, len(events)+1)
-	for _, e := range events {
-		msgs = append(msgs, &nats.Msg{Subject: Staged + e.Subject[len(meshPrefix):], Header: e.Header, Data: e.Data})
-	}
+// commit commits a batch together with the position behind its events.
+func (in *intake) commit(ctx context.Context, b *bus.Batch, to position) error {
 	data, err := json.Marshal(to)
 	if err != nil {
 		return fmt.Errorf("encode position: %w", err)
 	}
-	msgs = append(msgs, &nats.Msg{Subject: PositionSubject(in.Peer), Data: data, Header: nats.Header{
+	last, err := b.Commit(ctx, &nats.Msg{Subject: PositionSubject(in.Peer), Data: data, Header: nats.Header{
 		"Nats-Rollup": {"sub"},
 		"Nats-TTL":    {"never"}, // an idle link must not forget its position
 		// Of two nodes that import at once, as after an election, one gives way.
 		"Nats-Expected-Last-Subject-Sequence": {fmt.Sprint(in.record)},
 	}})
-	last, err := in.Bus.Atomic(ctx, msgs)
 	if err != nil {
 		return err
 	}
@@ -392,19 +442,19 @@ func (in *intake) note(f frame) {
 	if f.Acks > 0 {
 		in.state.Problem = ""
 	}
-	in.state.Position, in.state.Pending, in.state.Behind = in.next, f.Pending, 0
+	in.state.Position, in.state.Pending, in.state.Behind = f.UpTo, f.Pending, 0
 	if f.Pending > 0 {
 		in.state.Behind = max(0, time.Since(time.Unix(0, in.at.At)))
 	}
 }
 
 // acknowledge tells the peer how far this site has come.
-func (in *intake) acknowledge() error {
-	data, err := json.Marshal(ack{Bytes: in.bytes, Seq: in.next})
+func (in *intake) acknowledge(h haul) error {
+	data, err := json.Marshal(ack{Bytes: h.taken, Seq: h.last.UpTo})
 	if err != nil {
 		return fmt.Errorf("encode acknowledgement: %w", err)
 	}
-	in.acks++
+	in.acks.Add(1)
 	if err := in.Bus.Conn().Publish(acksSubject(in.Peer, in.Here, in.id), data); err != nil {
 		return fmt.Errorf("acknowledge to site %s: %w", in.Peer, err)
 	}
