@@ -30,6 +30,7 @@ func Scenarios() []Scenario {
 		{"publish", "HTTP publishes over N connections: rate, latency, errors; with --compare against a second node", "weft load publish --connections 64 --duration 10s"},
 		{"fanout", "N WebSockets over K subjects at a rate: deliveries, latency, lost and duplicated", "weft load fanout --sockets 1000 --subjects 10 --rate 500"},
 		{"webhook", "webhook endpoints on own loopback receivers: deliveries, latency, lost and duplicated", "weft load webhook --endpoints 10 --duration 10s"},
+		{"nats", "plain NATS clients publish to a stream on the node and on a second NATS server in turns: what embedding costs", "weft load nats --nats nats://127.0.0.1:4222 --compare nats://127.0.0.1:5222"},
 		{"bridge", "mesh to Kafka: publishes on a bridged subject, reads the topic, checks order per key", "weft load bridge --brokers 127.0.0.1:9092 --topic orders --subject orders.load"},
 	}
 }

@@ -32,7 +32,7 @@ func (c *cli) load() *cobra.Command {
 func (c *cli) scenario(s loadtest.Scenario) *cobra.Command {
 	cmd := &cobra.Command{Use: s.Name, Short: s.Summary, Example: "  " + s.Example, Args: cobra.NoArgs}
 	build, ok := map[string]func(*pflag.FlagSet) scenario{
-		"publish": publishScenario, "fanout": fanoutScenario, "webhook": webhookScenario, "bridge": bridgeScenario,
+		"publish": publishScenario, "fanout": fanoutScenario, "webhook": webhookScenario, "bridge": bridgeScenario, "nats": natsScenario,
 	}[s.Name]
 	if !ok {
 		return nil
@@ -60,6 +60,18 @@ func publishScenario(f *pflag.FlagSet) scenario {
 	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "turns of a comparison")
 	return scenario{&cfg.Load, func() error { return cfg.Validate() }, func(ctx context.Context, w io.Writer) (loadtest.Report, error) {
 		return loadtest.Publish(ctx, cfg, w)
+	}}
+}
+
+func natsScenario(f *pflag.FlagSet) scenario {
+	cfg := loadtest.DefaultNATS()
+	loadFlags(f, &cfg.Load)
+	f.StringVar(&cfg.URL, "nats", cfg.URL, "NATS address of the node")
+	f.StringVar(&cfg.Compare, "compare", cfg.Compare, "NATS address of the server to measure in turns")
+	f.IntVar(&cfg.Outstanding, "outstanding", cfg.Outstanding, "publishes that wait for their acknowledgement, on each connection")
+	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "turns")
+	return scenario{&cfg.Load, func() error { return cfg.Validate() }, func(ctx context.Context, w io.Writer) (loadtest.Report, error) {
+		return loadtest.NATS(ctx, cfg, w)
 	}}
 }
 

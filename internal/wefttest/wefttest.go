@@ -18,7 +18,7 @@ import (
 )
 
 // startTimeout is how long a node may take to be ready on a busy machine.
-const startTimeout = 30 * time.Second
+const startTimeout = time.Minute
 
 // Secret is the secret of all links made here.
 const Secret = conf.Secret("wefttest-link-secret")

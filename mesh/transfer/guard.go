@@ -55,6 +55,8 @@ type tally struct {
 	UpTo     uint64   `json:"upTo"`   // counted up to here
 	Stored   uint64   `json:"stored"` // wanted events ever stored in (Base, UpTo]
 	Lost     uint64   `json:"lost"`   // of these
+	Acked    uint64   `json:"acked"`  // as in progress, when it was counted
+	Doubt    bool     `json:"doubt"`  // unread ones may be gone that are not in Lost yet
 	Total    uint64   `json:"total"`  // lost, before Base too
 }
 
@@ -214,7 +216,7 @@ func (x *Exporter) watch(ctx context.Context) error {
 	}
 	t := was
 	if t.Epoch != p.Epoch || t.Base != p.Base || !slices.Equal(t.Subjects, p.Subjects) {
-		t = tally{Epoch: p.Epoch, Subjects: p.Subjects, Base: p.Base, UpTo: p.Base, Total: was.Total}
+		t = tally{Epoch: p.Epoch, Subjects: p.Subjects, Base: p.Base, UpTo: p.Base, Acked: p.Base, Total: was.Total}
 	}
 	v, err := x.survey(ctx, p, t.UpTo)
 	if err != nil {
@@ -224,18 +226,21 @@ func (x *Exporter) watch(ctx context.Context) error {
 	// What was stored before the first count of it is at least what is known of it.
 	t.Stored = max(t.Stored+v.fresh, p.Count+v.unsent)
 	lost := t.Lost
-	switch {
-	case v.info.First <= p.Acked+1:
+	switch unread := v.info.First > t.Acked+1; {
+	case !unread && !t.Doubt:
 		// Nothing unread is gone, whatever the counts say: replicas and the stored
 		// progress may be a moment behind each other. The count begins here.
 		t.Stored = p.Count + v.unsent + t.Lost
 	case p.Sent+1 >= v.info.First || time.Since(at) > quietAfter:
+		lost, t.Doubt = max(lost, t.Stored-p.Count-v.unsent), unread
+	default:
 		// While a session runs past what is removed, more was sent than is known here.
-		lost = max(lost, t.Stored-p.Count-v.unsent)
+		t.Doubt = true
 	}
+	t.Acked = p.Acked
 	news := lost - t.Lost
 	t.Lost, t.Total = lost, t.Total+news
-	if v.lag > 0 || news > 0 || was.Epoch == "" || was.Base != t.Base {
+	if !reflect.DeepEqual(t, was) {
 		if err := x.put(ctx, "guard."+x.Peer, t); err != nil {
 			return err
 		}
