@@ -157,7 +157,7 @@ func TestPublishRefusals(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "connect to http://127.0.0.1:1") {
 		t.Errorf("err = %v, want the server named", err)
 	}
-	if len(loadtest.Scenarios()) != 4 {
+	if len(loadtest.Scenarios()) != 5 {
 		t.Error("a scenario is missing from the list")
 	}
 }
