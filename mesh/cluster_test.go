@@ -40,7 +40,8 @@ func TestClusterGrows(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	var publishing sync.WaitGroup
 	accepted := 0
-	publishing.Go(func() { accepted = stream(ctx, t, c.Nodes[0].Bus(), "a") })
+	first := c.Nodes[0].Bus()
+	publishing.Go(func() { accepted = stream(ctx, t, first, "a") })
 	start := time.Now()
 	n := c.Join(nil)
 	t.Logf("usable after %s", time.Since(start))
@@ -60,7 +61,8 @@ func TestClusterLosesItsLeader(t *testing.T) {
 		ctx, stop := context.WithCancel(t.Context())
 		var publishing sync.WaitGroup
 		accepted := 0
-		publishing.Go(func() { accepted = stream(ctx, t, c.Nodes[other].Bus(), fmt.Sprint(round)) })
+		by := c.Nodes[other].Bus()
+		publishing.Go(func() { accepted = stream(ctx, t, by, fmt.Sprint(round)) })
 		c.Stop(lead)
 		wefttest.Eventually(t, 15*time.Second, "another leader", func() bool {
 			l := leader(t, c)

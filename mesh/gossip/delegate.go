@@ -72,8 +72,10 @@ func (d *delegate) check(n *memberlist.Node) error {
 		return err
 	}
 	p := d.pool
-	if p.list == nil {
-		return nil // being made
+	select {
+	case <-p.made:
+	default:
+		return nil // nobody is known yet
 	}
 	for _, own := range p.list.Members() {
 		if own.Name == n.Name && own.Address() != n.Address() && own.State == memberlist.StateAlive {

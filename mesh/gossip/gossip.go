@@ -62,14 +62,15 @@ type Member struct {
 type Pool struct {
 	obs.Scope
 	cfg     Config
-	list    *memberlist.Memberlist
+	list    *memberlist.Memberlist // for others than Open and its caller once made is closed
+	made    chan struct{}
 	changed chan struct{}
 	called  chan struct{}
 }
 
 // Open begins to listen and to answer others; Run joins them.
 func Open(cfg Config, s obs.Scope) (*Pool, error) {
-	p := &Pool{Scope: s, cfg: cfg, changed: make(chan struct{}, 1), called: make(chan struct{}, 1)}
+	p := &Pool{Scope: s, cfg: cfg, changed: make(chan struct{}, 1), called: make(chan struct{}, 1), made: make(chan struct{})}
 	meta, err := json.Marshal(cfg.Self)
 	if err != nil || len(meta) > maxMeta {
 		return nil, fmt.Errorf("encode gossip of node %s: %d bytes, at most %d: %w", cfg.Node, len(meta), maxMeta, err)
@@ -101,6 +102,7 @@ func Open(cfg Config, s obs.Scope) (*Pool, error) {
 	if p.list, err = memberlist.Create(mc); err != nil {
 		return nil, fmt.Errorf("listen for gossip: %w", err)
 	}
+	close(p.made)
 	return p, nil
 }
 
