@@ -16,7 +16,7 @@ import (
 // that, their answers on ans.<token>, events and acknowledgements by package
 // transfer. Nothing else of core NATS crosses.
 
-// linkQuestion asks the other site to export what this one imports.
+// linkQuestion asks the other site how it is.
 const linkQuestion = "link"
 
 // openSubjects are the local subjects another site may ask on.

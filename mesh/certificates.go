@@ -5,6 +5,8 @@ import (
 	"maps"
 	"os"
 	"time"
+
+	"weft.dev/weft/internal/run"
 )
 
 // certificatesEvery is how often the files of mesh.tls are looked at, and
@@ -31,7 +33,7 @@ func newCertificates(n *Node) *certificates {
 func (c *certificates) Run(ctx context.Context) error {
 	for {
 		c.look(ctx)
-		pause(ctx, certificatesEvery)
+		run.Pause(ctx, certificatesEvery)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/internal/run"
 	"weft.dev/weft/mesh/gossip"
 )
 
@@ -133,7 +134,7 @@ func (n *Node) join(ctx context.Context) (*site, error) {
 	pool, err := gossip.Open(gossip.Config{
 		Site: n.Site, Node: n.Node, Listen: n.cfg.Gossip.Listen, Advertise: n.cfg.Gossip.Advertise,
 		Join: n.cfg.Gossip.Join, Keys: keys,
-		Self: gossip.Meta{Site: n.Site, Size: n.cfg.Cluster.Size, Route: route, Links: n.cfg.Links.Listen, Version: n.Version},
+		Self: gossip.Meta{Site: n.Site, Size: n.cfg.Cluster.Size, Route: route, Version: n.Version},
 	}, scope)
 	if err != nil {
 		return nil, fmt.Errorf("join site: %w", conf.Field("mesh.gossip.listen", err.Error()))
@@ -227,7 +228,7 @@ func (n *Node) elect(ctx context.Context, s *embedded) (*embedded, error) {
 
 // led waits until the cluster has a leader and tells whether it has.
 func (s *embedded) led(ctx context.Context, within time.Duration) bool {
-	for until := time.Now().Add(within); ctx.Err() == nil && time.Now().Before(until); pause(ctx, 20*time.Millisecond) {
+	for until := time.Now().Add(within); ctx.Err() == nil && time.Now().Before(until); run.Pause(ctx, 20*time.Millisecond) {
 		if z, err := s.Jsz(nil); err == nil && z.Meta != nil && z.Meta.Leader != "" {
 			return true
 		}
@@ -264,7 +265,7 @@ func (s *site) follow(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		pause(ctx, settle)
+		run.Pause(ctx, settle)
 		next := s.addresses()
 		if slices.Equal(next, s.routes) || ctx.Err() != nil {
 			continue
@@ -294,7 +295,7 @@ func (n *Node) setFormed() error {
 
 // fixPorts chooses the ports that others are told of before the server listens.
 func (n *Node) fixPorts(ctx context.Context) error {
-	for _, addr := range []*string{&n.cfg.Cluster.Listen, &n.cfg.Links.Listen} {
+	for _, addr := range []*string{&n.cfg.Cluster.Listen} {
 		host, port, err := net.SplitHostPort(*addr)
 		if err != nil || port != "0" {
 			continue
@@ -321,14 +322,4 @@ func (n *Node) Members() []gossip.Member {
 		return nil
 	}
 	return s.pool.Members()
-}
-
-// GossipAddr is where other nodes join this one; empty at a site of one node.
-func (n *Node) GossipAddr() string {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.site == nil {
-		return ""
-	}
-	return n.site.pool.Addr()
 }

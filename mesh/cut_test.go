@@ -203,7 +203,7 @@ func TestLinkOfNodesWithOneName(t *testing.T) {
 	t.Parallel()
 	addr := map[string]string{}
 	for _, name := range []string{"a", "b"} {
-		addr[name] = freeAddr(t)
+		addr[name] = wefttest.FreeAddr(t)
 	}
 	nodes := map[string]*mesh.Node{}
 	for name, other := range map[string]string{"a": "b", "b": "a"} {
@@ -220,16 +220,6 @@ func TestLinkOfNodesWithOneName(t *testing.T) {
 	publish(t, nodes["a"].Bus(), "orders.created", "a", 10)
 	publish(t, nodes["b"].Bus(), "orders.created", "b", 10)
 	level(t, nodes["a"].Bus(), nodes["b"].Bus(), 20)
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // A site that lost its data begins a new stream and takes over again what the

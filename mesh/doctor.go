@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"weft.dev/weft/mesh/transfer"
 )
 
 // Severities of a finding, the worst first.
@@ -34,8 +36,6 @@ const (
 	// was lost by it.
 	remembered = 24 * time.Hour
 	wedgedFor  = 10 * time.Minute
-	// Below these shares of the retention a waiting peer is a warning, an error.
-	lowHeadroom, criticalHeadroom = 0.25, 0.1
 	// linkGrace is how long a link may take to come up after the start.
 	linkGrace = 5 * time.Second
 	// diskFull is the free space below which writes are about to fail.
@@ -261,9 +261,9 @@ func (d *Diagnosis) transfers(st Status, l LinkStatus) {
 
 // retention looks at what this site is about to drop, or has dropped, unread.
 func (d *Diagnosis) retention(st Status, l LinkStatus) {
-	if l.Headroom != nil && *l.Headroom < lowHeadroom {
+	if l.Headroom != nil && *l.Headroom < transfer.HeadroomLow {
 		severity := SeverityWarning
-		if *l.Headroom < criticalHeadroom {
+		if *l.Headroom < transfer.HeadroomCritical {
 			severity = SeverityError
 		}
 		d.add(Finding{

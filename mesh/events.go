@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/run"
 	"weft.dev/weft/mesh/transfer"
 )
 
@@ -58,7 +59,7 @@ func (n *Node) ensureEvents(ctx context.Context) error {
 		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500 && !passing(refused.ErrorCode):
 			return fmt.Errorf("make stream %s: %w", eventsStream, err)
 		}
-		pause(ctx, 50*time.Millisecond)
+		run.Pause(ctx, 50*time.Millisecond)
 	}
 }
 
@@ -134,7 +135,7 @@ func (n *Node) ensureCapture(ctx context.Context) error {
 // long as EVENTS goes on taking and returns how many messages it leaves.
 func (n *Node) drainCapture(ctx context.Context) (left uint64) {
 	const patience = 15 * time.Second // without progress: the server looks for the source again after 10 s
-	for until := time.Now().Add(patience); ctx.Err() == nil && time.Now().Before(until); pause(ctx, 20*time.Millisecond) {
+	for until := time.Now().Add(patience); ctx.Err() == nil && time.Now().Before(until); run.Pause(ctx, 20*time.Millisecond) {
 		call, cancel := context.WithTimeout(ctx, startTimeout)
 		s, err := n.bus.JetStream().Stream(call, captureStream)
 		cancel()
@@ -179,14 +180,4 @@ func captured(site, pattern string) string {
 		}
 	}
 	return "ev." + site + "." + strings.Join(tokens, ".")
-}
-
-// pause waits, but not once ctx has ended.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

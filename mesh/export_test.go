@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"context"
 	"slices"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -21,3 +22,6 @@ func (n *Node) Restrict(site string, perms *server.Permissions) error {
 	n.dropLeaf(site) // a connection that stands keeps its permissions
 	return nil
 }
+
+// Certificates returns what looks at a node's certificates now and then.
+func (n *Node) Certificates() func(context.Context) { return newCertificates(n).look }

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/run"
 	"weft.dev/weft/mesh/transfer"
 )
 
@@ -168,7 +169,7 @@ func (l *link) Run(ctx context.Context) error {
 		if gone, dialled := l.away(); gone > dialAfter && (!dialled || gone > forgetAfter) {
 			l.leave(ctx, false)
 		}
-		pause(ctx, wait)
+		run.Pause(ctx, wait)
 		if ctx.Err() != nil {
 			return nil
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -276,14 +275,7 @@ func TestLinkBothDial(t *testing.T) {
 	p := &pair{map[string]mesh.Config{}, map[string]mesh.Deps{}, map[string]*mesh.Node{}, map[string]func(){}}
 	addr := map[string]string{}
 	for _, name := range []string{"a", "b"} {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		addr[name] = ln.Addr().String()
-		if err := ln.Close(); err != nil {
-			t.Fatal(err)
-		}
+		addr[name] = wefttest.FreeAddr(t)
 	}
 	for name, other := range map[string]string{"a": "b", "b": "a"} {
 		cfg := local()

@@ -11,6 +11,7 @@ import (
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/obs"
+	"weft.dev/weft/internal/run"
 )
 
 // traceLinks records, for every sampled event that a link brings, the time from
@@ -21,7 +22,7 @@ func (n *Node) traceLinks(ctx context.Context) error {
 		if err := n.bus.Read(ctx, bus.ReadConfig{After: math.MaxUint64, HeadersOnly: true}, n.traceLink); err != nil {
 			// Just after the start a question to the server may get no answer.
 			n.Log.DebugContext(ctx, "link spans not begun", "err", err)
-			pause(ctx, linkRetry)
+			run.Pause(ctx, linkRetry)
 		}
 	}
 	return nil

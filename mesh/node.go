@@ -89,29 +89,26 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, unlock()) }()
 	area := newStaging(n.Dir, n.Site)
 	defer area.remove()
-	var others *site
+	leave := func() {}
 	if n.cfg.Clustered() {
-		if others, err = n.join(ctx); err != nil {
+		others, err := n.join(ctx)
+		if err != nil {
 			return err
 		}
+		leave = sync.OnceFunc(func() { others.leave(ctx) })
+		defer leave()
 	}
 	s, err := n.start(ctx)
-	if err == nil && others != nil {
+	if err == nil && n.cfg.Clustered() {
 		s, err = n.elect(ctx, s)
-	}
-	if others != nil {
-		defer func() {
-			others.leave(ctx) // before the server goes, so that nobody takes it for dead
-			if s != nil {
-				s.stop()
-			}
-		}()
-	} else if err == nil {
-		defer s.stop()
 	}
 	if err != nil {
 		return err
 	}
+	defer func() {
+		leave() // before the server goes, so that nobody takes it for dead
+		s.stop()
+	}()
 	n.mu.Lock()
 	n.srv = s.Server
 	n.mu.Unlock()

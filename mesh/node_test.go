@@ -64,7 +64,7 @@ func TestStartRefused(t *testing.T) {
 	busyLinks.Links.Listen = ln.Addr().String()
 
 	twice := local()
-	twice.Client.Listen = freeAddr(t)
+	twice.Client.Listen = wefttest.FreeAddr(t)
 	twice.Links.Listen = twice.Client.Listen
 
 	held := wefttest.Deps(t, "a")

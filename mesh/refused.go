@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/internal/run"
 )
 
 const (
@@ -105,7 +106,7 @@ func (n *Node) admit(site string) {
 // diagnose finds out, while a link is down, which setting keeps it from being made.
 func (l *link) diagnose(ctx context.Context) {
 	for wait := diagnoseAfter; ; {
-		pause(ctx, wait)
+		run.Pause(ctx, wait)
 		if ctx.Err() != nil {
 			return
 		}

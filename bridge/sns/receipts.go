@@ -11,6 +11,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sqs"
 	"github.com/aws/aws-sdk-go-v2/service/sqs/types"
+
+	"weft.dev/weft/internal/run"
 )
 
 // hold keeps messages hidden until they are deleted or given back.
@@ -119,7 +121,7 @@ func (s *Source) removeSome(ctx context.Context, part []string) {
 				return
 			}
 		}
-		pause(ctx, retryMin)
+		run.Pause(ctx, retryMin)
 	}
 	s.Log.WarnContext(ctx, "sqs messages not deleted", "messages", len(left), "err", err)
 }

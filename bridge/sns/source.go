@@ -15,6 +15,7 @@ import (
 	"weft.dev/weft/bridge/driver"
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/internal/run"
 )
 
 const (
@@ -148,7 +149,7 @@ func (s *Source) poll(ctx context.Context, lane string, emit driver.Emit) error 
 				return nil
 			}
 			s.Report(fmt.Errorf("receive from sqs: %w", explain("queue "+s.cfg.QueueURL, err)))
-			pause(ctx, wait)
+			run.Pause(ctx, wait)
 			wait = min(2*wait, retryMax)
 			continue
 		}
@@ -162,15 +163,6 @@ func (s *Source) poll(ctx context.Context, lane string, emit driver.Emit) error 
 		}
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
 }
 
 func (s *Source) emit(ctx context.Context, lane string, msgs []types.Message, emit driver.Emit) error {

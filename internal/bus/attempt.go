@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"weft.dev/weft/internal/run"
 )
 
 // pubAck is what the server answers to a publish or a batch.
@@ -30,7 +32,7 @@ func (c *committer) single(ctx context.Context, group []*item) {
 			if pending = c.giveUp(ctx, pending); len(pending) == 0 {
 				return
 			}
-			pause(ctx, retryPause)
+			run.Pause(ctx, retryPause)
 		}
 		pending = c.attemptSingles(pending, c.bus.answerWait(tries))
 	}

@@ -226,13 +226,3 @@ func (c *committer) learnEpoch(ctx context.Context) {
 		c.epoch = info.Epoch
 	}
 }
-
-// pause waits, but not once ctx has ended.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
-}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/run"
 )
 
 // ConsumeConfig describes a durable consumer on the site's stream.
@@ -89,7 +90,7 @@ func (b *Bus) Consume(ctx context.Context, cfg ConsumeConfig, h func(context.Con
 			return nil
 		}
 		b.Log.WarnContext(ctx, "consumer restarted", "consumer", cfg.Durable, "err", err)
-		pause(ctx, 500*time.Millisecond)
+		run.Pause(ctx, 500*time.Millisecond)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"weft.dev/weft/internal/run"
 )
 
 // EnsureStream makes or updates a stream of a role. It asks again until ctx
@@ -37,6 +39,6 @@ func again[T any](ctx context.Context, operation string, call func(context.Conte
 		case ctx.Err() != nil || errors.As(err, &refused) && refused.Code < 500:
 			return v, fmt.Errorf("%s: %w", operation, err)
 		}
-		pause(ctx, 200*time.Millisecond)
+		run.Pause(ctx, 200*time.Millisecond)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/run"
 )
 
 // StreamInfo is the state of the site's stream.
@@ -84,7 +85,7 @@ func (b *Bus) Read(ctx context.Context, cfg ReadConfig, h func(event.Stored) err
 			return nil
 		}
 		b.Log.WarnContext(ctx, "stream reader restarted", "err", err)
-		pause(ctx, time.Second)
+		run.Pause(ctx, time.Second)
 	}
 }
 

@@ -57,8 +57,8 @@ func (c *Cluster) add(size int, change func(*mesh.Config)) {
 	i := len(c.cfgs)
 	cfg := mesh.DefaultConfig()
 	cfg.Client.Listen = ""
-	cfg.Cluster = mesh.Cluster{Listen: freePort(c.t), Size: size}
-	cfg.Gossip = mesh.Gossip{Listen: freePort(c.t), Key: Key}
+	cfg.Cluster = mesh.Cluster{Listen: FreeAddr(c.t), Size: size}
+	cfg.Gossip = mesh.Gossip{Listen: FreeAddr(c.t), Key: Key}
 	if i > 0 {
 		cfg.Gossip.Join = []string{c.cfgs[0].Gossip.Listen}
 	}

@@ -136,9 +136,9 @@ func (o output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// freePort is a loopback address that is free now and that no outgoing
+// FreeAddr is a loopback address that is free now and that no outgoing
 // connection takes meanwhile: it lies below the ports that systems use for those.
-func freePort(t testing.TB) string {
+func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(22000)))

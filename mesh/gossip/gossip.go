@@ -46,9 +46,8 @@ type Config struct {
 // Meta is what a node says of itself.
 type Meta struct {
 	Site    string `json:"s"`
-	Size    int    `json:"n"`           // nodes its site starts with
-	Route   string `json:"r"`           // address for cluster routes; without host: the node's
-	Links   string `json:"l,omitempty"` // address for links, in the same way
+	Size    int    `json:"n"` // nodes its site starts with
+	Route   string `json:"r"` // address for cluster routes; without host: the node's
 	Version string `json:"v"`
 }
 
@@ -161,16 +160,14 @@ func (p *Pool) Members() []Member {
 	return out
 }
 
-// decode reads what a node says of itself and completes its addresses.
+// decode reads what a node says of itself and completes its address.
 func decode(n *memberlist.Node) (Member, error) {
 	m := Member{Node: n.Name}
 	if err := json.Unmarshal(n.Meta, &m.Meta); err != nil {
 		return m, fmt.Errorf("read gossip of node %s: %w", n.Name, err)
 	}
-	for _, addr := range []*string{&m.Route, &m.Links} {
-		if host, port, err := net.SplitHostPort(*addr); err == nil && unspecified(host) {
-			*addr = net.JoinHostPort(n.Addr.String(), port)
-		}
+	if host, port, err := net.SplitHostPort(m.Route); err == nil && unspecified(host) {
+		m.Route = net.JoinHostPort(n.Addr.String(), port)
 	}
 	return m, nil
 }

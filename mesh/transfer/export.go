@@ -347,18 +347,6 @@ func (s *session) add(m jetstream.Msg) error {
 	if err != nil {
 		return fmt.Errorf("read message metadata: %w", err)
 	}
-	size := len(m.Data()) + len(m.Subject())
-	for k, vs := range m.Headers() {
-		for _, v := range vs {
-			size += len(k) + len(v) + 8
-		}
-	}
-	// A frame that would pass the message limit goes out before.
-	if s.count > 0 && len(s.buf)+size > frameBytes+maxEvent {
-		if err := s.send(); err != nil {
-			return err
-		}
-	}
 	s.buf = appendRecord(s.buf, record{
 		Seq: md.Sequence.Stream, At: md.Timestamp.UnixNano(),
 		Subject: m.Subject(), Header: s.named(m, md), Data: m.Data(),
@@ -384,10 +372,6 @@ func (s *session) named(m jetstream.Msg, md *jetstream.MsgMetadata) map[string][
 	out[event.HeaderPosition] = []string{event.PositionID(h, md.Stream, md.Sequence.Stream)}
 	return out
 }
-
-// maxEvent is room for one event beyond frameBytes: frames of many events stay
-// far below the server's message limit, and the largest event fits alone.
-const maxEvent = 256 << 10
 
 // send sends the frame in the making, or a sign of life.
 func (s *session) send() error {

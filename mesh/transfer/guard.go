@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/run"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 	// as all that was sent.
 	quietAfter = 5 * time.Second
 	// Below these shares of the retention a lagging peer is worth a warning, an error.
-	headroomLow, headroomCritical = 0.25, 0.1
+	HeadroomLow, HeadroomCritical = 0.25, 0.1
 	// surveyTries bounds attempts to look at a stream between two writes to it.
 	surveyTries = 100
 )
@@ -105,7 +106,7 @@ func (x *Exporter) Guard(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			x.Log.DebugContext(ctx, "retention not compared with a linked site's progress", "site", x.Peer, "err", err)
 		}
-		pause(ctx, guardEvery)
+		run.Pause(ctx, guardEvery)
 	}
 	own, cancel := context.WithTimeout(context.WithoutCancel(ctx), guardEvery)
 	defer cancel()
@@ -324,9 +325,9 @@ func (x *Exporter) judge(ctx context.Context, v survey, total uint64) {
 	})
 	level := 0
 	switch {
-	case room < headroomCritical:
+	case room < HeadroomCritical:
 		level = 2
-	case room < headroomLow:
+	case room < HeadroomLow:
 		level = 1
 	}
 	if level == x.level {

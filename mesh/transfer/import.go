@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/run"
 )
 
 // Staged is the prefix under which imported events are stored; the stream turns
@@ -62,7 +63,6 @@ type ImportState struct {
 	Position uint64        // in the peer's stream
 	Pending  uint64        // wanted events behind it, as the peer said last
 	Behind   time.Duration // age of the last event taken over, while more are pending
-	Heard    time.Time     // when the last frame came
 	Problem  string        // of the last session; it stands until the peer has seen an acknowledgement
 }
 
@@ -84,7 +84,7 @@ func (i *Importer) Run(ctx context.Context) error {
 				i.Log.InfoContext(ctx, "link session ended", "site", i.Peer, "err", err)
 			}
 		}
-		pause(ctx, retry)
+		run.Pause(ctx, retry)
 	}
 	return nil
 }
@@ -145,7 +145,7 @@ func (i *Importer) session(ctx context.Context) error {
 		i.mu.Lock()
 		i.state.Filters = nil
 		i.mu.Unlock()
-		pause(ctx, silence)
+		run.Pause(ctx, silence)
 		return nil
 	}
 	in.begin(ctx, answer)
@@ -240,7 +240,7 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 	}
 	in.next, in.epoch = answer.After, answer.Epoch
 	in.mu.Lock()
-	in.state = ImportState{Session: true, Epoch: answer.Epoch, Problem: in.state.Problem, Filters: answer.Filters, Position: answer.After, Heard: time.Now()}
+	in.state = ImportState{Session: true, Epoch: answer.Epoch, Problem: in.state.Problem, Filters: answer.Filters, Position: answer.After}
 	in.mu.Unlock()
 }
 
@@ -438,7 +438,6 @@ func (in *intake) commit(ctx context.Context, b *bus.Batch, to position) error {
 func (in *intake) note(f frame) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	in.state.Heard = time.Now()
 	if f.Acks > 0 {
 		in.state.Problem = ""
 	}
@@ -459,13 +458,4 @@ func (in *intake) acknowledge(h haul) error {
 		return fmt.Errorf("acknowledge to site %s: %w", in.Peer, err)
 	}
 	return nil
-}
-
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-ctx.Done():
-	}
 }

@@ -24,8 +24,7 @@ const (
 	// window is how many bytes of frames may be under way: 100 ms of round trip at
 	// 100 MB/s, and a commit, fit in.
 	window = 16 << 20
-	// frameBytes and frameEvents bound a frame; a single larger event makes one of
-	// its own.
+	// A frame of frameBytes or frameEvents takes no further event.
 	frameBytes  = 256 << 10
 	frameEvents = 333
 	// frameCost is what a frame counts at least in the window.
