@@ -2,14 +2,11 @@ package bus
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/event"
@@ -30,9 +27,11 @@ const MetaEpoch = "weft.epoch"
 
 // Info reads the state of the site's stream.
 func (b *Bus) Info(ctx context.Context) (StreamInfo, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	s, err := b.js.Stream(ctx, Stream)
+	var s jetstream.Stream
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		s, err = b.js.Stream(ctx, Stream)
+		return err
+	})
 	if err != nil {
 		return StreamInfo{}, unavailable("read stream state", err)
 	}
@@ -143,135 +142,4 @@ func filters(patterns []string) []string {
 		out[i] = event.PatternOnMesh(p)
 	}
 	return out
-}
-
-// PageConfig selects a page of past events.
-type PageConfig struct {
-	Pattern string // a Weft pattern; empty means everything
-	After   uint64 // events after this sequence
-	UpTo    uint64 // and up to this one; 0 means the end of the stream
-	Max     int    // at most this many, 1 to 1000
-}
-
-const pageMax = 1000
-
-// Page reads past events without a consumer. Next is the After of the page that
-// follows; it is UpTo when nothing more matches, even on an empty page.
-func (b *Bus) Page(ctx context.Context, cfg PageConfig) (events []event.Stored, next uint64, err error) {
-	if cfg.Pattern == "" {
-		cfg.Pattern = ">"
-	}
-	if cfg.UpTo == 0 {
-		cfg.UpTo = math.MaxUint64
-	}
-	if cfg.Max <= 0 || cfg.Max > pageMax {
-		cfg.Max = pageMax
-	}
-	if cfg.After >= cfg.UpTo {
-		return nil, cfg.After, nil
-	}
-	// The server ends a batch at max_bytes; a page is then merely shorter.
-	req, err := json.Marshal(map[string]any{
-		"seq": cfg.After + 1, "next_by_subj": event.PatternOnMesh(cfg.Pattern), "batch": cfg.Max, "max_bytes": 4 << 20,
-	})
-	if err != nil {
-		return nil, cfg.After, fmt.Errorf("encode page request: %w", err)
-	}
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	p := page{bus: b, cfg: cfg, next: cfg.After}
-	err = p.fetch(ctx, req)
-	if err == nil && p.end {
-		err = p.finish(ctx)
-	}
-	if err != nil {
-		return nil, cfg.After, unavailable("read page", err)
-	}
-	return p.events, p.next, nil
-}
-
-// page gathers the answers to one Direct Get batch.
-type page struct {
-	bus    *Bus
-	cfg    PageConfig
-	events []event.Stored
-	next   uint64
-	end    bool // the node that answered has nothing more
-}
-
-// finish moves to the end of a page that has nothing more. Any node that keeps
-// the stream may have answered, also one that is a little behind: the leader has
-// the last word.
-func (p *page) finish(ctx context.Context) error {
-	if !p.bus.single.Load() {
-		m, found, err := p.bus.get(ctx, map[string]any{"seq": p.next + 1, "next_by_subj": event.PatternOnMesh(p.cfg.Pattern)})
-		if err != nil {
-			return err
-		}
-		if found && m.Seq <= p.cfg.UpTo {
-			p.add(m)
-			return nil
-		}
-	}
-	if p.cfg.UpTo != math.MaxUint64 {
-		p.next = p.cfg.UpTo
-	}
-	return nil
-}
-
-func (p *page) add(m Raw) {
-	p.events = append(p.events, event.FromNATS(event.NATSMessage{
-		Subject: m.Subject, Header: m.Header, Data: m.Data,
-		Site: p.bus.site, Stream: Stream, Seq: m.Seq, StoredAt: m.At,
-	}))
-	p.next = m.Seq
-}
-
-func (p *page) fetch(ctx context.Context, req []byte) error {
-	nc := p.bus.nc
-	inbox := nc.NewRespInbox()
-	sub, err := nc.SubscribeSync(inbox)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if err := nc.PublishRequest("$JS.API.DIRECT.GET."+Stream, inbox, req); err != nil {
-		return err
-	}
-	for {
-		m, err := sub.NextMsgWithContext(ctx)
-		if err != nil {
-			return err
-		}
-		done, err := p.take(m)
-		if done || err != nil {
-			return err
-		}
-	}
-}
-
-// take handles one answer; done after the end mark or beyond UpTo.
-func (p *page) take(m *nats.Msg) (done bool, err error) {
-	switch status := m.Header.Get("Status"); status {
-	case "":
-	case "204": // end of the batch
-		p.end = m.Header.Get("Nats-Num-Pending") == "0"
-		return true, nil
-	case "404": // nothing at or after the start
-		p.end = true
-		return true, nil
-	default:
-		return true, fmt.Errorf("status %s: %s", status, m.Header.Get("Description"))
-	}
-	seq, err := strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
-	if err != nil {
-		return true, fmt.Errorf("answer without a sequence: %w", err)
-	}
-	if seq > p.cfg.UpTo {
-		p.next = p.cfg.UpTo
-		return true, nil
-	}
-	at, _ := time.Parse(time.RFC3339Nano, m.Header.Get("Nats-Time-Stamp"))
-	p.add(Raw{Subject: m.Header.Get("Nats-Subject"), Header: m.Header, Data: m.Data, Seq: seq, At: at})
-	return false, nil
 }

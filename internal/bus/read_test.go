@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/wefttest"
@@ -126,6 +128,26 @@ func TestPage(t *testing.T) {
 				t.Errorf("%d events, next %d, %v; want %d, next %d", len(events), next, err, tt.count, tt.next)
 			}
 		})
+	}
+}
+
+// Stored headers with the names of the server's own neither end a page nor move it.
+func TestPageForgedHeaders(t *testing.T) {
+	b := wefttest.Node(t)
+	fill(t, b, "orders.created", 0, 1)
+	m := nats.NewMsg("ev.test.orders.created")
+	m.Header = nats.Header{"Status": {"404"}, "Nats-Sequence": {"900"}, "Nats-Num-Pending": {"0"}, "Nats-Time-Stamp": {"x"}, "Nats-Subject": {"ev.test.a"}}
+	if _, err := b.JetStream().PublishMsg(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	fill(t, b, "orders.created", 1, 2)
+	events, next, err := b.Page(t.Context(), bus.PageConfig{})
+	if err != nil || len(events) != 3 || next != 3 || events[1].Path != "orders.created" {
+		t.Errorf("%d events, next %d, %v; want 3, next 3", len(events), next, err)
+	}
+	count, first, err := b.Behind(t.Context(), "ev.>", 1)
+	if err != nil || count != 2 || first.Seq != 2 {
+		t.Errorf("behind %d, first %d, %v; want 2, first 2", count, first.Seq, err)
 	}
 }
 
