@@ -34,6 +34,8 @@ type Link struct {
 	PublicKey string      `yaml:"publicKey" doc:"The other site's public NKey (U…); this site shows its links.nkey"`
 	Export    []string    `yaml:"export" doc:"Subjects of this site's events that the other site may have"`
 	Import    []string    `yaml:"import" doc:"Subjects wanted from the other site"`
+	Edge      bool        `yaml:"edge" doc:"The other site is an edge of this one: this one passes the events of all sites on to it, and its events on to the other sites"`
+	Home      bool        `yaml:"home" doc:"The other site is a home of this one, which is an edge: the events of all sites may come from it. An edge may have several homes"`
 }
 
 // minSecret is the shortest link secret: shorter ones can be guessed.
@@ -101,6 +103,9 @@ func (l Link) validate(listening bool) error {
 		}
 	case len(l.Secret.Reveal()) < minSecret:
 		errs = append(errs, conf.Field("secret", "want the secret shared with that site, at least 16 characters, or its publicKey"))
+	}
+	if l.Edge && l.Home {
+		errs = append(errs, conf.Field("home", "want either edge or home: one of the two sites is the other's edge"))
 	}
 	if len(l.URLs) == 0 && !listening {
 		errs = append(errs, conf.Field("urls", "want an address to dial, or links.listen so that the other site can"))
