@@ -17,7 +17,10 @@ const (
 	headerMsgID         = "Nats-Msg-Id"
 	// HeaderPosition names an event without id by its place in the stream that had
 	// it first. It goes with the event to other sites.
-	HeaderPosition     = "Weft-Position"
+	HeaderPosition = "Weft-Position"
+	// HeaderOrigin is the event's place in the stream of its origin: the sequence
+	// there and the Unix nanoseconds when it was stored. Other sites add it.
+	HeaderOrigin       = "Weft-Origin"
 	headerStreamSource = "Nats-Stream-Source"
 	commandPrefix      = "nats-"
 	natsPrefix         = "ce-"
@@ -216,7 +219,7 @@ func (s *Stored) readHeaders(h map[string][]string) natsInfo {
 			if checkAttribute("id", vs[0]) == nil {
 				in.position = vs[0]
 			}
-		case strings.HasPrefix(k, "Nats-"):
+		case k == HeaderOrigin, strings.HasPrefix(k, "Nats-"):
 		default:
 			s.setHeader(k, vs)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -139,19 +140,60 @@ func newLink(n *Node, l Link) *link {
 		},
 	}
 	out.importer = &transfer.Importer{
-		Agreement: pair, Deps: deps, Import: l.Import, Count: n.metrics.link(l.Name),
-		Accept: func(origin string) bool { return origin == l.Name },
+		Agreement: pair, Deps: deps, Wants: transfer.Wants{Import: l.Import, Relays: l.Relays},
+		Accept: out.accepts, Shared: out.shares, Origins: &n.origins, Count: n.metrics.link(l.Name),
 	}
 	return out
 }
 
-// filters are what crosses to the peer, of what it imports.
-func (l *link) filters(imports []string) (subjects, patterns []string) {
-	patterns = crossing(l.Export, imports)
-	for _, p := range patterns {
-		subjects = append(subjects, event.OnMesh(l.node.Site, p))
+// filters are what crosses to the peer, of what it wants: an edge is given the
+// events of all sites, others those of this site and, if they ask, of its edges.
+func (l *link) filters(wants transfer.Wants) (subjects, patterns []string) {
+	patterns = crossing(l.Export, wants.Import)
+	origins := []string{l.node.Site}
+	switch {
+	case l.Edge:
+		origins = []string{"*"}
+	case wants.Relays:
+		origins = append(origins, l.node.edges(l.Name)...)
+	}
+	for _, o := range origins {
+		for _, p := range patterns {
+			subjects = append(subjects, event.OnMesh(o, p))
+		}
 	}
 	return subjects, patterns
+}
+
+// accepts tells whether the peer may bring events of an origin: its own, and as
+// a relay those of sites that are not linked here, or as edges only.
+func (l *link) accepts(origin string) bool {
+	switch {
+	case origin == l.Name:
+		return true
+	case origin == l.node.Site:
+		return false
+	}
+	return l.Home || l.Relays && !l.node.speaks(origin)
+}
+
+// shares tells whether other links may bring events of an origin, too.
+func (l *link) shares(origin string) bool { return origin != l.Name || l.Home || l.Edge }
+
+// edges are the linked sites, but one, that are edges of this one.
+func (n *Node) edges(but string) (out []string) {
+	for _, l := range n.links {
+		if l.Edge && l.Name != but {
+			out = append(out, l.Name)
+		}
+	}
+	return out
+}
+
+// speaks tells whether a site is linked here and brings its events itself, and
+// nobody else does.
+func (n *Node) speaks(site string) bool {
+	return slices.ContainsFunc(n.links, func(l *link) bool { return l.Name == site && !l.Edge })
 }
 
 // Run keeps the agreement until ctx ends.

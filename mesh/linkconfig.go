@@ -35,6 +35,7 @@ type Link struct {
 	Export    []string    `yaml:"export" doc:"Subjects of this site's events that the other site may have"`
 	Import    []string    `yaml:"import" doc:"Subjects wanted from the other site"`
 	Edge      bool        `yaml:"edge" doc:"The other site is an edge of this one: this one passes the events of all sites on to it, and its events on to the other sites"`
+	Relays    bool        `yaml:"relays" doc:"Events of the other site's edges may come by this link"`
 	Home      bool        `yaml:"home" doc:"The other site is a home of this one, which is an edge: the events of all sites may come from it. An edge may have several homes"`
 }
 
@@ -106,6 +107,9 @@ func (l Link) validate(listening bool) error {
 	}
 	if l.Edge && l.Home {
 		errs = append(errs, conf.Field("home", "want either edge or home: one of the two sites is the other's edge"))
+	}
+	if l.Relays && (l.Edge || l.Home) {
+		errs = append(errs, conf.Field("relays", "want it at links between two sites of which neither is the other's edge: a home relays all, an edge nothing"))
 	}
 	if len(l.URLs) == 0 && !listening {
 		errs = append(errs, conf.Field("urls", "want an address to dial, or links.listen so that the other site can"))

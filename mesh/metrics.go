@@ -8,11 +8,11 @@ import (
 
 // metrics reads the node's state when it is scraped, and counts what links do.
 type metrics struct {
-	node                                   *Node
-	imported, linkEvents, wedged, lost     *prometheus.CounterVec
-	messages, bytes, first, last           *prometheus.Desc
-	linkUp, linkLagOut, linkLagIn, linkRTT *prometheus.Desc
-	linkClock, linkHeadroom                *prometheus.Desc
+	node                                      *Node
+	imported, known, linkEvents, wedged, lost *prometheus.CounterVec
+	messages, bytes, first, last              *prometheus.Desc
+	linkUp, linkLagOut, linkLagIn, linkRTT    *prometheus.Desc
+	linkClock, linkHeadroom                   *prometheus.Desc
 }
 
 func newMetrics(n *Node) *metrics {
@@ -37,6 +37,7 @@ func newMetrics(n *Node) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m.imported = counter("weft_mesh_link_imported_events_total", "Events taken over from the linked site.", "peer_site")
+	m.known = counter("weft_mesh_link_known_events_total", "Events of other sites that another link had brought before this one.", "peer_site")
 	m.linkEvents = counter("weft_mesh_link_incidents_total",
 		"What happened on the link: duplicate (an event was here already), refused (an event could not be stored), restarted (a session ended), rolled_back (the peer's disk went back), epoch (the peer's stream was made anew).",
 		"peer_site", "kind")
@@ -53,7 +54,7 @@ func (m *metrics) register() {
 	if reg == nil {
 		return
 	}
-	for _, c := range []prometheus.Collector{m, m.imported, m.linkEvents, m.wedged, m.lost} {
+	for _, c := range []prometheus.Collector{m, m.imported, m.known, m.linkEvents, m.wedged, m.lost} {
 		// A second node on one registry keeps its state to itself.
 		_ = reg.Register(c)
 	}
@@ -75,6 +76,9 @@ func (c linkCounter) incident(kind string) {
 func (c linkCounter) Imported(events int) {
 	c.m.imported.WithLabelValues(c.peer).Add(float64(events))
 	c.m.node.history.took(c.peer, events)
+}
+func (c linkCounter) Known(events int) {
+	c.m.known.WithLabelValues(c.peer).Add(float64(events))
 }
 func (c linkCounter) Duplicate()  { c.incident("duplicate") }
 func (c linkCounter) Refused()    { c.incident("refused") }

@@ -18,6 +18,7 @@ import (
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/obs"
 	"weft.dev/weft/internal/run"
+	"weft.dev/weft/mesh/transfer"
 )
 
 // readyTimeout is how long the server may take to open its store and listeners.
@@ -43,7 +44,8 @@ type Node struct {
 	links   []*link
 	keys    keys
 	metrics *metrics
-	history history // of the links
+	history history          // of the links
+	origins transfer.Origins // whose events several links bring
 
 	refusals refusals // of links; has its own lock
 

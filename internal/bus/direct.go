@@ -26,6 +26,12 @@ func (b *Bus) Last(ctx context.Context, subject string) (Raw, bool, error) {
 	return b.get(ctx, map[string]any{"last_by_subj": subject})
 }
 
+// First reads the oldest message on a NATS subject, which may have wildcards, as
+// Last does.
+func (b *Bus) First(ctx context.Context, subject string) (Raw, bool, error) {
+	return b.get(ctx, map[string]any{"seq": 1, "next_by_subj": subject})
+}
+
 // At reads the message at a sequence of the site's stream, as Last does.
 func (b *Bus) At(ctx context.Context, seq uint64) (Raw, bool, error) {
 	return b.get(ctx, map[string]any{"seq": seq})

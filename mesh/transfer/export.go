@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,9 +21,9 @@ import (
 type Exporter struct {
 	Agreement
 	Deps
-	// Filters are the NATS subjects that cross, for what the peer imports; the
-	// answer shows patterns.
-	Filters func(imports []string) (subjects, patterns []string)
+	// Filters are the NATS subjects that cross, for what the peer wants, and the
+	// patterns in them. The peer's own events never cross.
+	Filters func(Wants) (subjects, patterns []string)
 	// Keep is the stream's retention.
 	Keep Retention
 	// Lost is called when events were removed before the peer took them; may be nil.
@@ -124,12 +125,15 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 	if err != nil {
 		return opened{}, err
 	}
-	subjects, patterns := x.Filters(req.Import)
-	answer := opened{Epoch: info.Epoch, Filters: patterns}
+	subjects, patterns := x.Filters(req.Wants)
+	answer := opened{Epoch: info.Epoch, Filters: patterns, Subjects: subjects}
 	if len(subjects) == 0 {
 		return answer, nil
 	}
 	from, err := x.begin(ctx, req.From, info)
+	if err == nil {
+		from.after, err = x.widen(ctx, req.From.Subjects, subjects, from.after)
+	}
 	if err != nil {
 		return opened{}, err
 	}
@@ -137,7 +141,7 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 	if err := x.load(ctx); err != nil {
 		return opened{}, err
 	}
-	s := &session{Exporter: x, id: req.Session, after: answer.After, subjects: subjects}
+	s := &session{Exporter: x, id: req.Session, wants: req.Wants, after: answer.After, subjects: subjects}
 	if s.acks, err = x.Bus.Conn().SubscribeSync(acksSubject(x.Here, x.Peer, s.id)); err != nil {
 		return opened{}, fmt.Errorf("listen for acknowledgements: %w", err)
 	}
@@ -232,6 +236,24 @@ func (x *Exporter) begin(ctx context.Context, from position, info bus.StreamInfo
 	return start{after: last, back: true}, nil
 }
 
+// widen moves the start back to the first message that only the wider of two
+// sets of filters lets pass.
+func (x *Exporter) widen(ctx context.Context, was, now []string, after uint64) (uint64, error) {
+	if len(was) == 0 || after == 0 {
+		return after, nil // nothing is known of what the position stands for, or all comes anyway
+	}
+	for _, subject := range beyond(was, now) {
+		first, found, err := x.Bus.First(ctx, subject)
+		if err != nil {
+			return 0, err
+		}
+		if found {
+			after = min(after, first.Seq-1)
+		}
+	}
+	return after, nil
+}
+
 // behindFor tells how long the stream has ended before the peer's position.
 func (x *Exporter) behindFor(now bool) time.Duration {
 	x.mu.Lock()
@@ -269,6 +291,7 @@ func (x *Exporter) before(ctx context.Context, t time.Time) (uint64, error) {
 type session struct {
 	*Exporter
 	id       string
+	wants    Wants
 	after    uint64 // all up to here is sent
 	subjects []string
 	acks     *nats.Subscription
@@ -309,12 +332,18 @@ func (s *session) run(ctx context.Context) error {
 			if err := s.fill(msgs); err != nil {
 				return err
 			}
+			if s.count == 0 {
+				continue // a sign of life will tell
+			}
 		case a := <-acks:
 			s.take(a)
 			continue
 		case <-tick.C:
 			if time.Since(s.heard) > silence {
 				return errors.New("the importer is silent")
+			}
+			if now, _ := s.Filters(s.wants); !slices.Equal(now, s.subjects) {
+				return errors.New("the filters have changed")
 			}
 		case err := <-failed:
 			return err
@@ -347,25 +376,33 @@ func (s *session) add(m jetstream.Msg) error {
 	if err != nil {
 		return fmt.Errorf("read message metadata: %w", err)
 	}
+	s.upTo, s.pending = md.Sequence.Stream, md.NumPending
+	if originOf(m.Subject()) == s.Peer {
+		return nil
+	}
 	s.buf = appendRecord(s.buf, record{
 		Seq: md.Sequence.Stream, At: md.Timestamp.UnixNano(),
 		Subject: m.Subject(), Header: s.named(m, md), Data: m.Data(),
 	})
 	s.count++
 	s.seqs = append(s.seqs, md.Sequence.Stream)
-	s.upTo, s.pending = md.Sequence.Stream, md.NumPending
 	return nil
 }
 
 // named returns the headers of a message. One that may have no valid id, as
 // native clients publish them, is named by its place in the first stream that
-// had it.
+// had it. The place of an event of this site is what the stream says, whatever
+// the message may.
 func (s *session) named(m jetstream.Msg, md *jetstream.MsgMetadata) map[string][]string {
-	h := m.Headers()
+	h := map[string][]string(m.Headers())
+	if h[event.HeaderOrigin] != nil && originOf(m.Subject()) == s.Here {
+		h = maps.Clone(h)
+		delete(h, event.HeaderOrigin)
+	}
 	if id := h["ce-id"]; h[event.HeaderPosition] != nil || h[event.HeaderAccepted] != nil && len(id) > 0 && id[0] != "" {
 		return h
 	}
-	out := maps.Clone(map[string][]string(h))
+	out := maps.Clone(h)
 	if out == nil {
 		out = map[string][]string{}
 	}

@@ -23,6 +23,8 @@ type record struct {
 	Subject string // on NATS, ev.<origin>.…
 	Header  map[string][]string
 	Data    []byte
+
+	origin string // site in Subject; set when it was checked
 }
 
 // frameVersion is the first byte of a frame.

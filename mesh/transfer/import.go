@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/run"
 )
@@ -31,11 +33,14 @@ func PositionSubject(peer string) string { return "weft.off.link." + peer }
 type Importer struct {
 	Agreement
 	Deps
-	// Import are the patterns wanted from the peer.
-	Import []string
+	Wants
 	// Accept tells whether events of an origin may come over this link.
 	Accept func(origin string) bool
-	Count  Counter
+	// Shared tells whether events of an origin may come by other links, too, or by
+	// another site than before; nil: none.
+	Shared  func(origin string) bool
+	Origins *Origins // of the node; nil without Shared
+	Count   Counter
 
 	mu    sync.Mutex
 	state ImportState // guarded by mu
@@ -45,14 +50,25 @@ type Importer struct {
 	since time.Time   // since when; owned by Run
 }
 
+// originOf is the site that an event on NATS is of; empty: it is no event.
+func originOf(subject string) string {
+	if rest, ok := strings.CutPrefix(subject, meshPrefix); ok {
+		if origin, _, ok := strings.Cut(rest, "."); ok {
+			return origin
+		}
+	}
+	return ""
+}
+
 // Counter counts what an importer does. Its methods may be called concurrently.
 type Counter interface {
 	Imported(events int)
-	Duplicate()  // an event was stored already
-	Refused()    // an event could not be stored, and is left out
-	Restarted()  // a session ended other than by the end of Run
-	RolledBack() // the peer's disk went back to an earlier state
-	Epoch()      // the peer's stream was made anew
+	Known(events int) // another link had brought them
+	Duplicate()       // an event was stored already
+	Refused()         // an event could not be stored, and is left out
+	Restarted()       // a session ended other than by the end of Run
+	RolledBack()      // the peer's disk went back to an earlier state
+	Epoch()           // the peer's stream was made anew
 }
 
 // ImportState is how far the importer has come.
@@ -104,12 +120,15 @@ func (i *Importer) closed(err error) bool {
 // intake is an open session at the importer.
 type intake struct {
 	*Importer
-	id     string
-	frames *nats.Subscription
-	at     position      // stored
-	record uint64        // sequence of the position's record in the own stream; 0: none
-	epoch  string        // of the peer's stream
-	acks   atomic.Uint64 // acknowledgements sent
+	id       string
+	frames   *nats.Subscription
+	at       position // stored
+	record   uint64   // sequence of the position's record in the own stream; 0: none
+	stored   time.Time
+	epoch    string        // of the peer's stream
+	subjects []string      // filters of the session
+	taken    []taken       // besides, under other filters
+	acks     atomic.Uint64 // acknowledgements sent
 
 	// Owned by gather once it runs.
 	next  uint64   // where the next frame must begin
@@ -123,6 +142,11 @@ func (i *Importer) session(ctx context.Context) error {
 	in := &intake{Importer: i, id: rand.Text()}
 	if err := in.recall(ctx); err != nil {
 		return err
+	}
+	if i.Origins != nil {
+		if err := i.Origins.load(ctx, i.Bus); err != nil {
+			return err
+		}
 	}
 	if err := in.keep(ctx); err != nil {
 		return err
@@ -188,6 +212,8 @@ func (in *intake) recall(ctx context.Context) error {
 	return nil
 }
 
+func (in *intake) shared(origin string) bool { return in.Shared != nil && in.Shared(origin) }
+
 // keep stores the position again when half of the own stream lies behind it: a
 // site that goes on accepting while its link is cut or idle would remove the
 // position with its oldest events, and then take everything once more.
@@ -200,15 +226,29 @@ func (in *intake) keep(ctx context.Context) error {
 		return err
 	}
 	in.kept = time.Now()
-	if info.Bytes < keepFrom || in.record > info.First && in.record-info.First > (info.Last-info.First)/2 {
+	if info.Bytes < keepFrom {
 		return nil
 	}
-	return in.commit(ctx, in.Bus.Begin(), in.at)
+	half := info.First + (info.Last-info.First)/2
+	var steps []step
+	if in.Origins != nil {
+		in.Origins.mu.Lock()
+		defer in.Origins.mu.Unlock()
+		for origin, k := range in.Origins.known {
+			if k.record <= half && len(steps) < maxSteps {
+				steps = append(steps, step{origin, k.place})
+			}
+		}
+	}
+	if in.record > half && len(steps) == 0 {
+		return nil
+	}
+	return in.commit(ctx, in.Bus.Begin(), in.at, steps)
 }
 
 func (in *intake) open(ctx context.Context) (opened, error) {
 	var answer opened
-	req, err := json.Marshal(opening{Session: in.id, From: in.at, Import: in.Import})
+	req, err := json.Marshal(opening{Session: in.id, From: in.at, Wants: in.Wants})
 	if err != nil {
 		return answer, fmt.Errorf("encode opening: %w", err)
 	}
@@ -238,7 +278,10 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 		in.Log.ErrorContext(ctx, "linked site went back to an earlier state of its disk: what it accepted since is taken, what it lost stays here",
 			"site", in.Peer, "was", in.at.Seq, "now", answer.After)
 	}
-	in.next, in.epoch = answer.After, answer.Epoch
+	in.next, in.epoch, in.subjects, in.taken = answer.After, answer.Epoch, answer.Subjects, nil
+	if in.at.Epoch == answer.Epoch && len(answer.Subjects) > 0 {
+		in.taken = in.at.under(answer.Subjects, answer.After, answer.Back)
+	}
 	in.mu.Lock()
 	in.state = ImportState{Session: true, Epoch: answer.Epoch, Problem: in.state.Problem, Filters: answer.Filters, Position: answer.After}
 	in.mu.Unlock()
@@ -247,7 +290,8 @@ func (in *intake) begin(ctx context.Context, answer opened) {
 // haul is what is committed at once.
 type haul struct {
 	events []record
-	batch  *bus.Batch // holds them, all but committed
+	shared bool       // some are of a shared origin
+	batch  *bus.Batch // holds them, all but committed; nil if shared
 	bytes  int
 	frames int    // complete ones
 	last   frame  // of these
@@ -262,11 +306,8 @@ func (in *intake) gather(ctx context.Context, out chan<- haul) error {
 		if err != nil {
 			return err
 		}
-		if len(h.events) > 0 {
-			h.batch = in.Bus.Begin()
-			for _, e := range h.events {
-				h.batch.Add(e.staged())
-			}
+		if len(h.events) > 0 && !h.shared {
+			h.batch = in.batch(h.events)
 		}
 		select {
 		case out <- h:
@@ -297,19 +338,81 @@ func (in *intake) collect(ctx context.Context) (haul, error) {
 
 // settle commits a haul and acknowledges it.
 func (in *intake) settle(ctx context.Context, h haul) error {
-	if len(h.events) > 0 {
-		if err := in.store(ctx, h.batch, h.events); err != nil {
-			return err
+	var err error
+	switch {
+	case len(h.events) == 0:
+	case h.shared:
+		err = in.settleShared(ctx, h.events)
+	default:
+		if err = in.store(ctx, h.batch, h.events); err == nil {
+			in.Count.Imported(len(h.events))
 		}
-		in.Count.Imported(len(h.events))
+	}
+	if err != nil {
+		return err
 	}
 	in.note(h.last)
 	return in.acknowledge(h)
 }
 
-// staged is the message under which the own stream takes an event.
-func (r record) staged() *nats.Msg {
-	return &nats.Msg{Subject: Staged + r.Subject[len(meshPrefix):], Header: r.Header, Data: r.Data}
+// settleShared commits those events that no other link has brought.
+func (in *intake) settleShared(ctx context.Context, events []record) error {
+	o := in.Origins
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	fresh := make([]record, 0, len(events))
+	for _, e := range events {
+		at, ok := placeOf(e.Header)
+		if !ok || !in.shared(e.origin) || at.beyond(o.known[e.origin].place) {
+			fresh = append(fresh, e)
+		}
+	}
+	if known := len(events) - len(fresh); known > 0 {
+		in.Count.Known(known)
+	}
+	for len(fresh) > 0 {
+		n := min(len(fresh), bus.MaxAtomic-maxSteps-1)
+		for n > 1 && len(in.steps(fresh[:n])) > maxSteps {
+			n /= 2
+		}
+		if err := in.store(ctx, in.batch(fresh[:n]), fresh[:n]); err != nil {
+			return err
+		}
+		in.Count.Imported(n)
+		fresh = fresh[n:]
+	}
+	// What is known moves the position on, too, but not in a write of its own each time.
+	to := in.behind(events)
+	if to.Seq == in.at.Seq || time.Since(in.stored) < positionEvery {
+		return nil
+	}
+	return in.commit(ctx, in.Bus.Begin(), to, nil)
+}
+
+// maxSteps bounds the shared origins of one batch.
+const maxSteps = 64
+
+// steps are how far events bring their shared origins.
+func (in *intake) steps(events []record) (out []step) {
+	for i := range events {
+		e := &events[len(events)-1-i]
+		if !in.shared(e.origin) || slices.ContainsFunc(out, func(s step) bool { return s.origin == e.origin }) {
+			continue
+		}
+		if at, ok := placeOf(e.Header); ok {
+			out = append(out, step{e.origin, at})
+		}
+	}
+	return out
+}
+
+// batch begins a batch with events.
+func (in *intake) batch(events []record) *bus.Batch {
+	b := in.Bus.Begin()
+	for _, e := range events {
+		b.Add(&nats.Msg{Subject: Staged + e.Subject[len(meshPrefix):], Header: e.Header, Data: e.Data})
+	}
+	return b
 }
 
 // wait returns the next frame's message.
@@ -344,17 +447,23 @@ func (in *intake) unpack(m *nats.Msg, got *haul) error {
 	if f.After != in.next {
 		return fmt.Errorf("from site %s: a frame after %d, want after %d: one was lost", in.Peer, f.After, in.next)
 	}
-	for _, r := range f.Events {
-		origin, _, ok := strings.Cut(strings.TrimPrefix(r.Subject, meshPrefix), ".")
-		if !ok || !strings.HasPrefix(r.Subject, meshPrefix) || !in.Accept(origin) {
-			return fmt.Errorf("from site %s: event on %s, which may not come from there", in.Peer, r.Subject)
-		}
-	}
-	in.next = f.UpTo
 	if len(f.Events) > 0 {
 		in.weigh(m, got)
-		got.events = append(got.events, f.Events...)
 	}
+	for _, r := range f.Events {
+		if r.origin = originOf(r.Subject); r.origin == "" || !in.Accept(r.origin) {
+			return fmt.Errorf("from site %s: event on %s, which may not come from there", in.Peer, r.Subject)
+		}
+		if has(in.taken, r.Subject, r.Seq) {
+			continue
+		}
+		if r.origin == in.Peer {
+			r.Header[event.HeaderOrigin] = []string{place{r.Seq, r.At}.header()}
+		}
+		got.shared = got.shared || in.shared(r.origin)
+		got.events = append(got.events, r)
+	}
+	in.next = f.UpTo
 	in.seen = f.Acks
 	got.frames++
 	got.last = f
@@ -369,7 +478,7 @@ func (in *intake) weigh(m *nats.Msg, got *haul) {
 // store commits events and the position behind them. If one is in the stream
 // already, halves are committed, until it stands alone and is left out.
 func (in *intake) store(ctx context.Context, b *bus.Batch, events []record) error {
-	err := in.commit(ctx, b, in.behind(events))
+	err := in.commit(ctx, b, in.behind(events), in.steps(events))
 	switch {
 	case err == nil:
 		return nil
@@ -381,11 +490,7 @@ func (in *intake) store(ctx context.Context, b *bus.Batch, events []record) erro
 	switch {
 	case len(events) > 1:
 		for _, half := range [][]record{events[:len(events)/2], events[len(events)/2:]} {
-			b := in.Bus.Begin()
-			for _, e := range half {
-				b.Add(e.staged())
-			}
-			if err := in.store(ctx, b, half); err != nil {
+			if err := in.store(ctx, in.batch(half), half); err != nil {
 				return err
 			}
 		}
@@ -396,7 +501,7 @@ func (in *intake) store(ctx context.Context, b *bus.Batch, events []record) erro
 		in.Count.Refused()
 		in.Log.ErrorContext(ctx, "event of a linked site refused by the own stream and left out", "site", in.Peer, "subject", events[0].Subject, "err", err)
 	}
-	return in.commit(ctx, in.Bus.Begin(), in.behind(events))
+	return in.commit(ctx, in.Bus.Begin(), in.behind(events), in.steps(events))
 }
 
 // insists tells whether a batch of this one event alone was incomplete again and
@@ -412,25 +517,31 @@ func (in *intake) insists(seq uint64) bool {
 // behind is the position after events.
 func (in *intake) behind(events []record) position {
 	last := events[len(events)-1]
-	return position{Epoch: in.epoch, Seq: last.Seq, At: last.At}
+	return position{Epoch: in.epoch, Seq: last.Seq, At: last.At, Subjects: in.subjects, Taken: pass(slices.Clone(in.taken), in.subjects, last.Seq)}
 }
 
-// commit commits a batch together with the position behind its events.
-func (in *intake) commit(ctx context.Context, b *bus.Batch, to position) error {
+// commit commits a batch together with the position behind its events and the
+// places of shared origins. With such steps the caller holds the lock of Origins.
+func (in *intake) commit(ctx context.Context, b *bus.Batch, to position, steps []step) error {
 	data, err := json.Marshal(to)
 	if err != nil {
 		return fmt.Errorf("encode position: %w", err)
 	}
-	last, err := b.Commit(ctx, &nats.Msg{Subject: PositionSubject(in.Peer), Data: data, Header: nats.Header{
-		"Nats-Rollup": {"sub"},
-		"Nats-TTL":    {"never"}, // an idle link must not forget its position
-		// Of two nodes that import at once, as after an election, one gives way.
-		"Nats-Expected-Last-Subject-Sequence": {fmt.Sprint(in.record)},
-	}})
+	for _, s := range steps {
+		m, err := in.Origins.message(s)
+		if err != nil {
+			return err
+		}
+		b.Add(m)
+	}
+	last, err := b.Commit(ctx, offset(PositionSubject(in.Peer), data, in.record))
 	if err != nil {
 		return err
 	}
-	in.record, in.at = last, to
+	for i, s := range steps {
+		in.Origins.known[s.origin] = known{s.to, last - uint64(len(steps)-i)}
+	}
+	in.record, in.at, in.stored = last, to, time.Now()
 	return nil
 }
 

@@ -31,6 +31,9 @@ const (
 	frameCost = 1 << 10
 	// beat is how often an idle exporter says that it is there.
 	beat = 500 * time.Millisecond
+	// positionEvery is how often a position is stored while another link is ahead
+	// and there is no event to store with it.
+	positionEvery = 5 * time.Second
 	// silence is how long either side waits for the other before the session ends.
 	silence = 3 * time.Second
 	// retry spaces attempts to open a session.
@@ -88,13 +91,23 @@ type position struct {
 	// At is when the exporter stored the message at Seq, in Unix nanoseconds: it
 	// tells this message from another that took its place on a disk that went back.
 	At int64 `json:"at"`
+	// Subjects are the filters: what they let pass up to Seq is taken over.
+	Subjects []string `json:"subjects,omitempty"`
+	// Taken is what was taken over further on, under other filters.
+	Taken []taken `json:"taken,omitempty"`
 }
 
 // opening asks for a session.
 type opening struct {
 	Session string   `json:"session"`
 	From    position `json:"from"`
-	Import  []string `json:"import"`
+	Wants
+}
+
+// Wants is what an importer wants of its peer.
+type Wants struct {
+	Import []string `json:"import"`           // patterns
+	Relays bool     `json:"relays,omitempty"` // of the peer's edges, too
 }
 
 // opened answers it.
@@ -102,6 +115,8 @@ type opened struct {
 	Epoch   string   `json:"epoch"`
 	After   uint64   `json:"after"` // the first frame begins here
 	Filters []string `json:"filters"`
+	// Subjects are the same on NATS, with their origins.
+	Subjects []string `json:"subjects,omitempty"`
 	// Anew and Back tell why After is not the position asked for: the stream was
 	// made anew, or its disk went back to an earlier state.
 	Anew    bool   `json:"anew,omitempty"`

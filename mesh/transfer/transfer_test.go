@@ -42,10 +42,11 @@ type rig struct {
 
 // counter counts what the importer reports.
 type counter struct {
-	imported, duplicates, refused, restarted, rolledBack, epochs atomic.Int64
+	imported, known, duplicates, refused, restarted, rolledBack, epochs atomic.Int64
 }
 
 func (c *counter) Imported(n int) { c.imported.Add(int64(n)) }
+func (c *counter) Known(n int)    { c.known.Add(int64(n)) }
 func (c *counter) Duplicate()     { c.duplicates.Add(1) }
 func (c *counter) Refused()       { c.refused.Add(1) }
 func (c *counter) Restarted()     { c.restarted.Add(1) }
@@ -146,7 +147,7 @@ func (r *rig) exporter() *transfer.Exporter {
 	return &transfer.Exporter{
 		Agreement: transfer.Agreement{Here: "a", Peer: "b"},
 		Deps:      transfer.Deps{Scope: r.scope(), Bus: r.bus("a"), Active: yes},
-		Filters:   func([]string) (subjects, patterns []string) { return []string{"ev.a.>"}, []string{">"} },
+		Filters:   func(transfer.Wants) (subjects, patterns []string) { return []string{"ev.a.>"}, []string{">"} },
 		Keep:      transfer.Retention{MaxAge: 7 * 24 * time.Hour, MaxBytes: retention},
 	}
 }
@@ -159,7 +160,7 @@ func (r *rig) importerFrom(x *transfer.Exporter) *transfer.Importer {
 		Deps: transfer.Deps{Scope: r.scope(), Bus: r.bus("b"), Active: yes, Ask: func(_ context.Context, _ string, data []byte) ([]byte, error) {
 			return x.Open(r.serving, data), nil // sessions outlive the question
 		}},
-		Import: []string{">"}, Accept: func(origin string) bool { return origin == "a" }, Count: &r.tally,
+		Wants: transfer.Wants{Import: []string{">"}}, Accept: func(origin string) bool { return origin == "a" }, Count: &r.tally,
 	}
 }
 

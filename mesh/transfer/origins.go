@@ -1,0 +1,120 @@
+package transfer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"weft.dev/weft/event"
+	"weft.dev/weft/internal/bus"
+)
+
+// originPrefix is where a site keeps how far it has come with each origin whose
+// events come by several links or at second hand.
+const originPrefix = "weft.off.origin."
+
+// place is where an event stands in the stream of its origin.
+type place struct {
+	Seq uint64 `json:"seq"`
+	At  int64  `json:"at"` // when it was stored there, Unix ns
+}
+
+// beyond: the stream of an origin goes on in sequence and time. A stream that was
+// made anew or a disk that went back repeats sequences, but not times; a clock
+// that is set back repeats times, but not sequences.
+func (p place) beyond(known place) bool { return p.Seq > known.Seq || p.At > known.At }
+
+// header is the place as an event carries it.
+func (p place) header() string {
+	return strconv.FormatUint(p.Seq, 10) + " " + strconv.FormatInt(p.At, 10)
+}
+
+// placeOf reads the place that an event carries; false: it has none.
+func placeOf(header map[string][]string) (p place, ok bool) {
+	vs := header[event.HeaderOrigin]
+	if len(vs) == 0 {
+		return p, false
+	}
+	seq, at, _ := strings.Cut(vs[0], " ")
+	var errSeq, errAt error
+	p.Seq, errSeq = strconv.ParseUint(seq, 10, 64)
+	p.At, errAt = strconv.ParseInt(at, 10, 64)
+	return p, errSeq == nil && errAt == nil
+}
+
+// Origins is how far a site has come with each origin that is shared by its
+// links. The importers of one node have one of it; the importers of two nodes
+// keep each other out by the sequence of the stored places.
+type Origins struct {
+	mu    sync.Mutex       // held from the look at a place until the commit behind it
+	known map[string]known // guarded by mu
+}
+
+// known is a stored place and the sequence of its record in the own stream.
+type known struct {
+	place
+	record uint64
+}
+
+// load reads what is stored.
+func (o *Origins) load(ctx context.Context, b *bus.Bus) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, silence)
+	defer cancel()
+	s, err := b.JetStream().Stream(ctx, bus.Stream)
+	if err != nil {
+		return fmt.Errorf("read places in the streams of other sites: %w", err)
+	}
+	info, err := s.Info(ctx, jetstream.WithSubjectFilter(originPrefix+"*"))
+	if err != nil {
+		return fmt.Errorf("read places in the streams of other sites: %w", err)
+	}
+	o.known = map[string]known{}
+	for subject := range info.State.Subjects {
+		m, found, err := b.Last(ctx, subject)
+		if err != nil {
+			return err
+		}
+		k := known{record: m.Seq}
+		if !found {
+			continue
+		}
+		if err := json.Unmarshal(m.Data, &k.place); err != nil {
+			return fmt.Errorf("read %s: %w", subject, err)
+		}
+		o.known[strings.TrimPrefix(subject, originPrefix)] = k
+	}
+	return nil
+}
+
+// step is the new place of an origin, to be stored with the events up to it.
+type step struct {
+	origin string
+	to     place
+}
+
+// message stores a step. Called with mu held.
+func (o *Origins) message(s step) (*nats.Msg, error) {
+	data, err := json.Marshal(s.to)
+	if err != nil {
+		return nil, fmt.Errorf("encode place: %w", err)
+	}
+	return offset(originPrefix+s.origin, data, o.known[s.origin].record), nil
+}
+
+// offset is a message that takes the place of the record before it.
+func offset(subject string, data []byte, before uint64) *nats.Msg {
+	return &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
+		"Nats-Rollup": {"sub"},
+		"Nats-TTL":    {"never"}, // an idle link must not forget its position
+		// Of two nodes that import at once, as after an election, one gives way.
+		"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(before, 10)},
+	}}
+}
