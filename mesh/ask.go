@@ -3,7 +3,6 @@ package mesh
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/nats-io/nats.go"
@@ -30,8 +29,9 @@ func ansSubject(to, from string) string { return transfer.Inbound(to, from) + "a
 
 // Sites are the linked sites, reachable or not.
 func (n *Node) Sites() []string {
-	names := make([]string, len(n.links))
-	for i, l := range n.links {
+	links := n.links.all()
+	names := make([]string, len(links))
+	for i, l := range links {
 		names[i] = l.Name
 	}
 	return names
@@ -41,11 +41,11 @@ func (n *Node) Sites() []string {
 // when ctx ends, and at once while the link is down. The other site answers on
 // the subjects it has opened.
 func (n *Node) Ask(ctx context.Context, site, subject string, data []byte) ([]byte, error) {
-	i := slices.IndexFunc(n.links, func(l *link) bool { return l.Name == site })
-	if i < 0 {
+	l := n.links.by(site)
+	if l == nil {
 		return nil, fmt.Errorf("ask site %s: not linked", site)
 	}
-	if subject != linkQuestion && !n.links[i].isUp() { // that question finds out whether it is up
+	if subject != linkQuestion && !l.isUp() { // that question finds out whether it is up
 		return nil, fmt.Errorf("ask site %s: the link is down", site)
 	}
 	nc := n.bus.Conn()
@@ -67,35 +67,4 @@ func (n *Node) Ask(ctx context.Context, site, subject string, data []byte) ([]by
 		return nil, fmt.Errorf("ask site %s: %w", site, nats.ErrNoResponders)
 	}
 	return m.Data, nil
-}
-
-// answer serves the questions of the linked sites, and the sessions they open,
-// until ctx ends.
-func (n *Node) answer(ctx context.Context) error {
-	nc := n.bus.Conn()
-	for _, l := range n.links {
-		prefix := askSubject(n.Site, l.Name) + "."
-		// By name of the peer: a subscription wider than the allow list does not cross the link.
-		sub, err := nc.QueueSubscribe(prefix+">", "weft-ask", func(m *nats.Msg) {
-			subject := strings.TrimPrefix(m.Subject, prefix)
-			switch {
-			case m.Reply == "":
-			case subject == linkQuestion:
-				l.answer(ctx, m)
-			case subject == transfer.Question:
-				l.exporter.Answer(ctx, m)
-			case slices.Contains(openSubjects, subject):
-				if err := nc.PublishRequest(subject, m.Reply, m.Data); err != nil {
-					n.Log.WarnContext(ctx, "question of a site not passed on", "site", l.Name, "subject", subject, "err", err)
-				}
-			}
-		})
-		if err != nil {
-			return fmt.Errorf("answer site %s: %w", l.Name, err)
-		}
-		defer l.exporter.Wait()
-		defer func() { _ = sub.Unsubscribe() }()
-	}
-	<-ctx.Done()
-	return nil
 }

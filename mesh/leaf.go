@@ -48,7 +48,7 @@ func (n *Node) leafnodes(w func(string, ...any)) {
 		}
 	}
 	w("  remotes: [")
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		if !l.dials() {
 			continue
 		}

@@ -182,7 +182,7 @@ func (l *link) shares(origin string) bool { return origin != l.Name || l.Home ||
 
 // edges are the linked sites, but one, that are edges of this one.
 func (n *Node) edges(but string) (out []string) {
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		if l.Edge && l.Name != but {
 			out = append(out, l.Name)
 		}
@@ -193,7 +193,7 @@ func (n *Node) edges(but string) (out []string) {
 // speaks tells whether a site is linked here and brings its events itself, and
 // nobody else does.
 func (n *Node) speaks(site string) bool {
-	return slices.ContainsFunc(n.links, func(l *link) bool { return l.Name == site && !l.Edge })
+	return slices.ContainsFunc(n.links.all(), func(l *link) bool { return l.Name == site && !l.Edge })
 }
 
 // Run keeps the agreement until ctx ends.

@@ -92,7 +92,8 @@ func (l *link) status() LinkStatus {
 
 // linkStates are the links as this node sees them.
 func (n *Node) linkStates() []LinkStatus {
-	out := make([]LinkStatus, 0, len(n.links))
+	links := n.links.all()
+	out := make([]LinkStatus, 0, len(links))
 	standing := map[string]int{}
 	if s := n.server(); s != nil {
 		if leafs, err := s.Leafz(nil); err == nil {
@@ -102,7 +103,7 @@ func (n *Node) linkStates() []LinkStatus {
 			}
 		}
 	}
-	for _, l := range n.links {
+	for _, l := range links {
 		st := l.status()
 		st.Connections = standing[l.Name]
 		out = append(out, st)

@@ -105,7 +105,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.first, float64(s.First), s.Name)
 		gauge(m.last, float64(s.Last), s.Name)
 	}
-	for _, l := range m.node.links {
+	for _, l := range m.node.links.all() {
 		if x := l.exporter.State(); x.Guarded {
 			gauge(m.linkHeadroom, x.Headroom, l.Name)
 		}

@@ -41,7 +41,7 @@ type Node struct {
 	cfg     Config
 	bus     *bus.Bus
 	ready   chan struct{}
-	links   []*link
+	links   *links
 	keys    keys
 	metrics *metrics
 	history history          // of the links
@@ -66,10 +66,10 @@ func New(cfg Config, d Deps) (*Node, error) {
 	if d.Now == nil {
 		d.Now = time.Now
 	}
-	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), ready: make(chan struct{})}
+	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), links: newLinks(), ready: make(chan struct{})}
 	n.metrics = newMetrics(n)
 	for _, l := range cfg.Links.Sites {
-		n.links = append(n.links, newLink(n, l))
+		n.links.set(append(n.links.all(), newLink(n, l)))
 	}
 	n.metrics.register()
 	return n, nil
@@ -146,11 +146,8 @@ func (n *Node) services(s *embedded) []run.Service {
 	if n.cfg.TLS.On() {
 		services = append(services, run.Named("certificates", newCertificates(n)))
 	}
-	if len(n.links) > 0 {
-		services = append(services, run.Named("link answers", run.Func(n.answer)))
-		for _, l := range n.links {
-			services = append(services, run.Named("link to "+l.Name, l))
-		}
+	if len(n.cfg.Links.Sites) > 0 {
+		services = append(services, run.Named("links", run.Func(n.links.run)))
 		if n.Traces {
 			services = append(services, run.Named("link spans", run.Func(n.traceLinks)))
 		}

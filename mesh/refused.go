@@ -70,7 +70,7 @@ func (n *Node) blame(site, why string) { n.note(site, refusal{why, time.Now(), f
 
 // note notes why the link to a site is not made, if it is configured.
 func (n *Node) note(site string, why refusal) {
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		if l.Name != site {
 			continue
 		}
@@ -150,7 +150,7 @@ func (n *Node) strangers() {
 		return // the server stops
 	}
 	known := map[string]bool{}
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		known[l.Name] = true
 	}
 	for _, l := range leafs.Leafs {
@@ -184,7 +184,7 @@ func (n *Node) explain(line string) bool {
 		return true
 	}
 	if m := deniedKey.FindStringSubmatch(line); m != nil {
-		for _, l := range n.links {
+		for _, l := range n.links.all() {
 			if l.PublicKey == m[1] {
 				n.refuse(l.Name, l.key("publicKey")+": whoever dials has not the seed to it")
 				return true
@@ -210,7 +210,7 @@ func (n *Node) dialled(line string) bool {
 	if err != nil {
 		return false
 	}
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		for _, raw := range l.URLs {
 			if u, err := url.Parse(raw); err == nil && strings.HasSuffix(dialAddr(u), ":"+port) {
 				return true
@@ -221,7 +221,7 @@ func (n *Node) dialled(line string) bool {
 }
 
 func (n *Node) deniedUser(site string) string {
-	for _, l := range n.links {
+	for _, l := range n.links.all() {
 		switch {
 		case l.Name != site:
 		case l.PublicKey != "":
