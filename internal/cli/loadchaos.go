@@ -38,7 +38,7 @@ a publish failed at a site that had nodes.`,
 	f.IntVar(&cfg.Size, "size", cfg.Size, "bytes of each event's data")
 	f.IntVar(&cfg.Faults, "faults", cfg.Faults, "faults in the duration")
 	f.Uint64Var(&cfg.Seed, "seed", cfg.Seed, "decides the schedule of faults")
-	f.StringVar(&cfg.Only, "only", cfg.Only, "one kind of fault: rolling-restart or kill-leader")
+	f.StringVar((*string)(&cfg.Only), "only", "", "one kind of fault: "+chaos.Kinds())
 	f.DurationVar(&cfg.Timeout, "timeout", cfg.Timeout, "of a publish with all its attempts")
 	f.DurationVar(&cfg.Level, "level", cfg.Level, "most time for the sites to be level at the end")
 	f.StringVar(&cfg.Dir, "dir", cfg.Dir, "where the nodes' folders are made; empty: the system's temporary folder")

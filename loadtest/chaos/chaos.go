@@ -17,18 +17,12 @@ import (
 	"weft.dev/weft/event"
 )
 
-// Scenarios other than the mixed one.
-const (
-	OnlyRollingRestart = "rolling-restart"
-	OnlyKillLeader     = "kill-leader"
-)
-
 // Config is one run.
 type Config struct {
 	Binary     string        // the weft executable that nodes run
 	Sites      int           // core sites, each linked to each
 	Nodes      int           // of each core site
-	Edges      int           // sites of one node that dial one core site
+	Edges      int           // sites of one node that dial two core sites
 	Duration   time.Duration // of the publishing; start, levelling and the verdict come on top
 	Rate       float64       // events per second of all sites together
 	Publishers int           // of each site; each keeps an order of its own
@@ -36,7 +30,7 @@ type Config struct {
 	Size       int           // bytes of an event's data
 	Faults     int           // in the duration
 	Seed       uint64        // decides the schedule
-	Only       string        // a scenario instead of the mixed faults
+	Only       Kind          // of fault, instead of all
 	Timeout    time.Duration // of a publish with all its attempts
 	Level      time.Duration // the most the sites may take to be level at the end
 	Dir        string        // where the nodes' folders are made; empty: the system's
@@ -53,7 +47,7 @@ func Default() Config {
 
 // Validate names every setting that cannot work.
 func (c Config) Validate() error {
-	only := c.Only == "" || c.Only == OnlyRollingRestart || c.Only == OnlyKillLeader
+	_, only := spans[c.Only]
 	return errors.Join(
 		check(c.Sites >= 1 && c.Sites <= 9, "sites", "1 to 9"),
 		check(c.Nodes == 1 || c.Nodes >= 3 && c.Nodes <= 9, "nodes", "1, or 3 to 9"),
@@ -66,8 +60,9 @@ func (c Config) Validate() error {
 		check(c.Faults >= 0 && c.Faults <= 10_000, "faults", "0 to 10000"),
 		check(c.Timeout >= time.Second, "timeout", "1s or more"),
 		check(c.Level >= time.Second, "level", "1s or more"),
-		check(only, "only", OnlyRollingRestart+" or "+OnlyKillLeader),
-		check(c.Only == "" || c.Nodes >= 3, "nodes", "3 or more for --only"),
+		check(only || c.Only == "", "only", "one kind of fault: "+Kinds()),
+		check(c.Nodes >= 3 || c.Only != KillLeader && c.Only != KillNode && c.Only != RollingRestart, "nodes", "3 or more for --only "+string(c.Only)),
+		check(c.Sites+c.Edges > 1 || !Fault{Kind: c.Only}.onLink(), "sites", "2 or more for --only "+string(c.Only)),
 	)
 }
 

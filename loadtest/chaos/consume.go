@@ -211,7 +211,7 @@ func (r *run) level(ctx context.Context) (after time.Duration, ok bool) {
 	defer cancel()
 	ok = poll(ctx, 100*time.Millisecond, func() bool {
 		for _, c := range r.consumers {
-			for _, origin := range r.world.imports(c.site) {
+			for _, origin := range r.world.sites {
 				for _, p := range r.publishersOf(origin) {
 					if _, n := p.acked.without(&c.tracks.track(p.key()).seen, 0); n > 0 {
 						return false

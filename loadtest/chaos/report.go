@@ -75,7 +75,7 @@ func (r *run) report(stored map[*site]*tracks, level time.Duration, levelled boo
 		EndLevel: level.Seconds(), Stored: r.rows(stored), Failed: []Failure{}, Faults: []Event{},
 	}
 	if r.cfg.Only != "" {
-		rep.Scenario = r.cfg.Only
+		rep.Scenario = string(r.cfg.Only)
 	}
 	live := map[*site]*tracks{}
 	for _, c := range r.consumers {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -74,6 +75,16 @@ var spans = map[Kind]struct{ least, most, rest time.Duration }{
 	Slow:           {5 * time.Second, 15 * time.Second, 6 * time.Second},
 }
 
+// Kinds names all kinds of faults, for errors and help.
+func Kinds() string {
+	var out []string
+	for k := range spans {
+		out = append(out, string(k))
+	}
+	slices.Sort(out)
+	return strings.Join(out, ", ")
+}
+
 // The faults begin when all publishers run, and leave time for their end.
 const (
 	firstFault = 5 * time.Second
@@ -116,11 +127,8 @@ type draw struct {
 
 // kinds are those of the run; some more often than others.
 func (d *draw) kinds() []Kind {
-	switch d.cfg.Only {
-	case OnlyRollingRestart:
-		return []Kind{RollingRestart}
-	case OnlyKillLeader:
-		return []Kind{KillLeader}
+	if d.cfg.Only != "" {
+		return []Kind{d.cfg.Only}
 	}
 	kinds := []Kind{KillSite, Pause}
 	if d.cfg.Nodes > 1 {

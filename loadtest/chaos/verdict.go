@@ -33,7 +33,7 @@ const examples = 5
 // rows holds what was seen at the sites against what was accepted.
 func (r *run) rows(seen map[*site]*tracks) (out []Row) {
 	for _, s := range r.world.sites {
-		for _, origin := range r.world.imports(s) {
+		for _, origin := range r.world.sites {
 			row := Row{Site: s.name, Origin: origin.name}
 			for _, p := range r.publishersOf(origin) {
 				row.add(p, seen[s].track(p.key()))

@@ -51,7 +51,7 @@ func siteNames(cfg Config) (cores, edges []string) {
 	return cores, edges
 }
 
-// linkNames are the links of a run: each core with each, each edge with one.
+// linkNames are the links of a run: each core with each, each edge with two.
 func linkNames(cfg Config) (pairs [][2]string) {
 	cores, edges := siteNames(cfg)
 	for i, a := range cores {
@@ -61,6 +61,9 @@ func linkNames(cfg Config) (pairs [][2]string) {
 	}
 	for i, e := range edges {
 		pairs = append(pairs, [2]string{e, cores[i%len(cores)]})
+		if len(cores) > 1 {
+			pairs = append(pairs, [2]string{e, cores[(i+1)%len(cores)]})
+		}
 	}
 	return pairs
 }
@@ -116,20 +119,6 @@ func (w *world) nodes() (out []*node) {
 	return out
 }
 
-// imports are the sites whose events s has: its own and those of linked sites.
-func (w *world) imports(s *site) []*site {
-	out := []*site{s}
-	for _, l := range w.links {
-		switch s {
-		case l.a:
-			out = append(out, l.b)
-		case l.b:
-			out = append(out, l.a)
-		}
-	}
-	return out
-}
-
 // configure writes the nodes' configurations.
 func (w *world) configure() error {
 	if w.ports.err != nil {
@@ -153,10 +142,14 @@ func (w *world) configure() error {
 			}
 			urls = append(urls, strconv.Quote("nats://"+addr))
 		}
-		const entry = "      - {name: %s, urls: [%s], secret: %s, export: [\">\"], import: [\">\"]}\n"
+		const entry = "      - {name: %s, urls: [%s], secret: %s, export: [\">\"], import: [\">\"], %s: true}\n"
 		secret := "chaos-link-secret-of-" + l.name()
-		fmt.Fprintf(sections[l.a], entry, l.b.name, strings.Join(urls, ", "), secret)
-		fmt.Fprintf(sections[l.b], entry, l.a.name, "", secret)
+		there, here := "relays", "relays" // what b is to a, and a to b
+		if l.a.edge {
+			there, here = "home", "edge"
+		}
+		fmt.Fprintf(sections[l.a], entry, l.b.name, strings.Join(urls, ", "), secret, there)
+		fmt.Fprintf(sections[l.b], entry, l.a.name, "", secret, here)
 	}
 	for _, s := range w.sites {
 		for _, n := range s.nodes {
