@@ -38,8 +38,8 @@ const (
 	wedgedFor  = 10 * time.Minute
 	// linkGrace is how long a link may take to come up after the start.
 	linkGrace = 5 * time.Second
-	// diskFull is the free space below which writes are about to fail.
-	diskFull = 512 << 20
+	// diskLow is the free space, in bytes, below which the disk is about to be full.
+	diskLow = 512 << 20
 )
 
 // Diagnosis is what the doctor says: the worst first.
@@ -139,23 +139,35 @@ func (d *Diagnosis) node(st Status, n NodeStatus) {
 	if n.Disk == nil {
 		return
 	}
-	room := uint64(max(st.Stream.MaxBytes-int64(st.Stream.Bytes), 0))
-	switch {
-	case n.Disk.Free < diskFull:
-		d.add(Finding{
-			Severity: SeverityError, Code: "disk_full", Subject: n.Node,
-			What: fmt.Sprintf("The disk of node %s has %s left.", n.Node, sizeOf(n.Disk.Free)),
-			Why:  "Below 512 MiB writes are about to fail; then the node accepts no events.",
-			Do:   "Free space or enlarge the disk; a smaller mesh.events.maxBytes drops the oldest events at once.",
-		})
-	case n.Disk.Free < room:
-		d.add(Finding{
-			Severity: SeverityWarning, Code: "disk_low", Subject: n.Node,
-			What: fmt.Sprintf("The disk of node %s has %s left, but the stream may still grow by %s.", n.Node, sizeOf(n.Disk.Free), sizeOf(room)),
-			Why:  "mesh.events.maxBytes allows more than the disk holds: it fills up before the oldest events are dropped.",
-			Do:   "Enlarge the disk, or set mesh.events.maxBytes to what it holds.",
-		})
+	d.disk(n.Node, *n.Disk, uint64(max(st.Stream.MaxBytes-int64(st.Stream.Bytes), 0)))
+}
+
+// disk looks at a node's disk, on which the stream may still grow.
+func (d *Diagnosis) disk(node string, disk Disk, growth uint64) {
+	f := Finding{
+		Severity: SeverityWarning, Code: "disk_low", Subject: node,
+		Do: "Free space, enlarge the disk, or set mesh.events.maxBytes to what it holds: that drops the oldest events at once.",
 	}
+	switch {
+	case disk.Full:
+		f.Severity, f.Code = SeverityError, "disk_full"
+		f.What = fmt.Sprintf("The disk of node %s is full: %s left.", node, sizeOf(disk.Free))
+		f.Why = "The node takes no events, so that it does not break off in the middle of a write. What it has acknowledged is kept; other nodes of the site go on."
+		f.Do = "Free space or enlarge the disk: the node goes on by itself within seconds. What fills it may be something else than Weft."
+	case disk.Free < diskLow:
+		f.Severity = SeverityError
+		f.What = fmt.Sprintf("The disk of node %s has %s left.", node, sizeOf(disk.Free))
+		f.Why = "Below 64 MiB, or a twentieth of a small disk, the node accepts no events."
+	case disk.Free < growth:
+		f.What = fmt.Sprintf("The disk of node %s has %s left, but the stream may still grow by %s.", node, sizeOf(disk.Free), sizeOf(growth))
+		f.Why = "mesh.events.maxBytes allows more than the disk holds: it fills up before the oldest events are dropped."
+	case disk.Free < disk.Total/reserveShare:
+		f.What = fmt.Sprintf("The disk of node %s has %s of %s left.", node, sizeOf(disk.Free), sizeOf(disk.Total))
+		f.Why = "Less than a twentieth is free. The events have their space, but whatever else grows there takes it from them."
+	default:
+		return
+	}
+	d.add(f)
 }
 
 func (d *Diagnosis) clock(subject, who string, offset float64) {

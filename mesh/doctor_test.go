@@ -326,7 +326,9 @@ func TestDiagnose(t *testing.T) {
 		want string // severities and codes
 	}{
 		{"sound", func(*mesh.Status) {}, ""},
-		{"disk full", func(s *mesh.Status) { s.Nodes[0].Disk.Free = 100 << 20 }, "error disk_full"},
+		{"disk full", func(s *mesh.Status) { s.Nodes[0].Disk.Full = true }, "error disk_full"},
+		{"disk about to be full", func(s *mesh.Status) { s.Nodes[0].Disk.Free = 100 << 20 }, "error disk_low"},
+		{"a twentieth of the disk", func(s *mesh.Status) { s.Nodes[0].Disk.Total = 2100 << 30 }, "warning disk_low"},
 		{"disk smaller than the stream may be", func(s *mesh.Status) { s.Nodes[0].Disk.Free = 8 << 30 }, "warning disk_low"},
 		{"two nodes", func(s *mesh.Status) { s.Nodes = append(s.Nodes, other) }, "warning even_nodes"},
 		{"no leader", func(s *mesh.Status) { s.Stream.Leader = "" }, "error no_leader"},
@@ -344,7 +346,7 @@ func TestDiagnose(t *testing.T) {
 		{"rolled back long ago", func(s *mesh.Status) {
 			s.Links[0].Incidents = []mesh.Incident{{Kind: "rolled_back", Count: 1, Last: at.Add(-48 * time.Hour)}}
 		}, ""},
-		{"the worst first", func(s *mesh.Status) { s.Links[0].ClockOffset, s.Nodes[0].Disk.Free = 9, 1 }, "error disk_full, warning clock_skew"},
+		{"the worst first", func(s *mesh.Status) { s.Links[0].ClockOffset, s.Nodes[0].Disk.Free = 9, 1 }, "error disk_low, warning clock_skew"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -3,10 +3,13 @@ package mesh
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"weft.dev/weft/mesh/gossip"
 )
 
 const (
@@ -28,7 +31,7 @@ type nodeReport struct {
 // report is what this node says of itself. It asks nobody, so it can be had
 // while the site has no leader.
 func (n *Node) report() nodeReport {
-	st := NodeStatus{Node: n.Node, Version: n.Version, Up: true, ClusterSize: 1, Disk: diskOf(n.Dir)}
+	st := NodeStatus{Node: n.Node, Version: n.Version, Up: true, ClusterSize: 1, Disk: n.diskStatus()}
 	if s := n.server(); s != nil {
 		st.Listen, st.Leader = n.listening(s), n.leads()
 		st.ClusterSize += len(n.peers())
@@ -49,13 +52,23 @@ func (n *Node) peers() []peer {
 		return nil
 	}
 	info, err := s.Jsz(nil)
-	if err != nil || info.Meta == nil {
+	if err != nil {
 		return nil
 	}
 	var out []peer
+	gossiping := n.Members() // a node whose disk is full is none to the server, but answers
+	if info.Meta == nil {    // this node's is
+		for _, m := range gossiping {
+			if m.Node != n.Node {
+				out = append(out, peer{name: m.Node, connected: true})
+			}
+		}
+		return out
+	}
 	for _, p := range info.Meta.Replicas {
 		if name := nodeName(p.Name); name != n.Node {
-			out = append(out, peer{name: name, connected: !p.Offline})
+			there := slices.ContainsFunc(gossiping, func(m gossip.Member) bool { return m.Node == name })
+			out = append(out, peer{name: name, connected: !p.Offline || there})
 		}
 	}
 	if leader := nodeName(info.Meta.Leader); leader != "" && leader != n.Node && !named(out, leader) {

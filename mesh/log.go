@@ -14,6 +14,8 @@ type serverLog struct {
 	fatal chan error
 	// explain takes an error that it can put better.
 	explain func(line string) bool
+	// heard is told of every error.
+	heard func(line string)
 }
 
 // Noticef takes the server's routine messages: details at this level.
@@ -37,6 +39,7 @@ func (l *serverLog) Warnf(format string, v ...any) {
 // Errorf takes errors; the server goes on.
 func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
+	l.heard(text)
 	if l.explain(text) {
 		l.log.Debug("nats server", "text", text) // said in other words
 		return

@@ -13,6 +13,7 @@ type metrics struct {
 	messages, bytes, first, last              *prometheus.Desc
 	linkUp, linkLagOut, linkLagIn, linkRTT    *prometheus.Desc
 	linkClock, linkHeadroom                   *prometheus.Desc
+	diskFree, diskFull                        *prometheus.Desc
 }
 
 func newMetrics(n *Node) *metrics {
@@ -31,7 +32,9 @@ func newMetrics(n *Node) *metrics {
 		linkClock:  d("weft_mesh_link_clock_offset_seconds", "How far the clock of the linked site is ahead.", "peer_site"),
 		linkHeadroom: d("weft_mesh_link_headroom_ratio",
 			"Share of the retention left until events are removed that the linked site has not taken; on the node that leads the stream.", "peer_site"),
-		linkRTT: d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
+		diskFree: d("weft_mesh_disk_free_bytes", "Free space where the node keeps its data."),
+		diskFull: d("weft_mesh_disk_full", "1 while the node takes no events because its disk is full."),
+		linkRTT:  d("weft_mesh_link_rtt_seconds", "Round trip of the last question to the linked site.", "peer_site"),
 	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
@@ -91,8 +94,16 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCo
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(d *prometheus.Desc, v float64, label string) {
-		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, label)
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if disk := m.node.diskStatus(); disk != nil {
+		full := 0.0
+		if disk.Full {
+			full = 1
+		}
+		gauge(m.diskFree, float64(disk.Free))
+		gauge(m.diskFull, full)
 	}
 	ctx := context.Background()
 	streams, err := m.node.Streams(ctx)

@@ -46,6 +46,7 @@ type Node struct {
 	metrics *metrics
 	history history          // of the links
 	origins transfer.Origins // whose events several links bring
+	disk    *disk
 
 	refusals refusals // of links; has its own lock
 
@@ -67,7 +68,7 @@ func New(cfg Config, d Deps) (*Node, error) {
 		d.Now = time.Now
 	}
 	n := &Node{Deps: d, cfg: cfg, bus: bus.Reserve(d.Site, d.Scope, opts...), keys: newKeys(), links: newLinks(), ready: make(chan struct{})}
-	n.metrics = newMetrics(n)
+	n.metrics, n.disk = newMetrics(n), newDisk(n)
 	for _, l := range cfg.Links.Sites {
 		n.links.set(append(n.links.all(), newLink(n, l)))
 	}
@@ -91,6 +92,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer func() { err = errors.Join(err, unlock()) }()
 	area := newStaging(n.Dir, n.Site)
 	defer area.remove()
+	n.disk.area = area
+	if err := n.disk.await(ctx); err != nil {
+		return err
+	}
 	leave := func() {}
 	if n.cfg.Clustered() {
 		others, err := n.join(ctx)
@@ -138,6 +143,7 @@ func (n *Node) services(s *embedded) []run.Service {
 	services := []run.Service{
 		run.Named("server", run.Func(s.watch)),
 		run.Named("bus", n.bus),
+		run.Named("disk", run.Func(n.disk.watch)),
 		run.Named("mesh status", run.Func(n.reportStatus)),
 	}
 	if n.site != nil {
@@ -244,7 +250,7 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		return nil, fmt.Errorf("make nats server: %w", err)
 	}
 	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
-	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, explain: n.explain}, false, false, false)
+	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, explain: n.explain, heard: n.disk.heard}, false, false, false)
 	go srv.Start() // returns when listening; ended by stop
 	if err := s.waitReady(ctx); err != nil {
 		s.stop()

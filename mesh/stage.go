@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -59,6 +60,26 @@ func (s *staging) make() error {
 		return fmt.Errorf("link staging area: %w", err)
 	}
 	return nil
+}
+
+// renew links a new area in after the server has recovered while this process
+// went on. What it stages on disk since then stays there.
+func (s *staging) renew() error {
+	if s.own == "" {
+		return nil
+	}
+	was := s.own
+	area, err := os.MkdirTemp(memoryDir, filepath.Base(s.prefix))
+	if err != nil {
+		return fmt.Errorf("make staging area: %w", err)
+	}
+	s.own = area
+	_ = os.Remove(s.link) // what is left of the old link; a directory in use stays
+	if err := os.Symlink(area, s.link); err != nil {
+		err = fmt.Errorf("link staging area: %w", err)
+		return errors.Join(err, os.RemoveAll(area), os.RemoveAll(was))
+	}
+	return os.RemoveAll(was)
 }
 
 // remove clears the area when the server has stopped.

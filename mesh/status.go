@@ -57,6 +57,8 @@ type NodeStatus struct {
 type Disk struct {
 	Free  uint64 `json:"free"`
 	Total uint64 `json:"total"`
+	// Full: the node takes no events until there is space.
+	Full bool `json:"full,omitempty"`
 }
 
 // StreamStatus is the state of one stream.

@@ -74,6 +74,10 @@ func (n *Node) info(w http.ResponseWriter, _ *http.Request) {
 
 // readyz says whether the node takes events, and why not.
 func (n *Node) readyz(w http.ResponseWriter, _ *http.Request) {
+	if err := n.mesh.Trouble(); err != nil {
+		plain(w, http.StatusServiceUnavailable, err.Error())
+		return
+	}
 	var waiting []string
 	for name, c := range map[string]<-chan struct{}{"mesh": n.mesh.Ready(), "roles": n.ready} {
 		select {

@@ -114,7 +114,7 @@ func (c *committer) answer(it *item, m *nats.Msg) bool {
 
 // giveUp ends the items whose caller is gone or whose time is over.
 func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
-	left := pending[:0]
+	left, refused := pending[:0], c.bus.refused()
 	for _, it := range pending {
 		cause := it.cause
 		if cause == nil {
@@ -123,8 +123,8 @@ func (c *committer) giveUp(ctx context.Context, pending []*item) []*item {
 		switch {
 		case it.ctx.Err() != nil:
 			c.bus.failed(it, it.ctx.Err())
-		case ctx.Err() != nil || time.Since(it.queuedAt) > patience:
-			c.bus.failed(it, fmt.Errorf("%w: %w", ErrUnavailable, cause))
+		case ctx.Err() != nil || refused != nil || time.Since(it.queuedAt) > patience:
+			c.bus.failed(it, c.bus.unstored(cause))
 		default:
 			left = append(left, it)
 		}

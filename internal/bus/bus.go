@@ -45,9 +45,10 @@ type Bus struct {
 	site  string
 	epoch atomic.Pointer[string] // of EVENTS; nil until first read
 	// single: the stream has one replica, so any answer is the leader's.
-	single atomic.Bool
-	pub    *committer
-	m      *metrics
+	single   atomic.Bool
+	hindered atomic.Pointer[hindrance] // nil: publishes are taken
+	pub      *committer
+	m        *metrics
 }
 
 // Option changes a Bus.

@@ -88,7 +88,7 @@ func newCommitter(b *Bus) *committer {
 
 // enqueue hands an item to the committer; it blocks while the queue is full.
 func (c *committer) enqueue(ctx context.Context, it *item) error {
-	if err := ctx.Err(); err != nil {
+	if err := errors.Join(ctx.Err(), c.bus.refused()); err != nil {
 		return err
 	}
 	for waited := false; ; waited = true {

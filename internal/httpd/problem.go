@@ -106,6 +106,11 @@ func ProblemOf(err error) Problem {
 	switch {
 	case errors.Is(err, event.ErrRejected):
 		return Problem{Type: "rejected", Title: "The request cannot be taken", Status: http.StatusBadRequest, Detail: err.Error()}
+	case errors.Is(err, bus.ErrDiskFull):
+		return Problem{
+			Type: "disk-full", Title: "The node's disk is full", Status: http.StatusServiceUnavailable,
+			Detail: "no event can be stored until its operator frees space; try again with the same id, or at another node", RetryAfter: 5 * time.Second,
+		}
 	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		return Problem{
 			Type: "unavailable", Title: "The event could not be stored now", Status: http.StatusServiceUnavailable,

@@ -91,6 +91,9 @@ func (c *Cluster) Start(i int) {
 // Config is a node's configuration.
 func (c *Cluster) Config(i int) mesh.Config { return c.cfgs[i] }
 
+// Dir is a node's data directory.
+func (c *Cluster) Dir(i int) string { return c.deps[i].Dir }
+
 // Change changes a node's configuration for its next start.
 func (c *Cluster) Change(i int, change func(*mesh.Config)) { change(&c.cfgs[i]) }
 

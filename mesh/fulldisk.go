@@ -1,0 +1,207 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/run"
+)
+
+const (
+	// diskEvery is how often free space is looked at: a full-speed load takes less
+	// than the reserve in this time.
+	diskEvery = 250 * time.Millisecond
+	// diskReserve is the free space, in bytes, below which a node takes no events, or
+	// reserveShare of the disk if that is less. The server closes its store in it:
+	// a store that runs into the end of the disk must be opened anew.
+	diskReserve  = 64 << 20
+	reserveShare = 20
+	// diskProbe is what a node writes before it takes events again, in bytes: quotas
+	// and inodes can run out too, which free space does not tell.
+	diskProbe = 256 << 10
+	// reopenAfter is how long a store stays closed at least: the server may be closing
+	// it by itself. It also spaces attempts to open it.
+	reopenAfter = time.Second
+)
+
+// disk keeps a node from running into the end of its disk, and gets it going
+// again when there is space. A server that could not write refuses all further
+// writes until its store is opened anew, which otherwise only a restart does.
+type disk struct {
+	node    *Node
+	area    *staging      // set before the server starts
+	noSpace chan struct{} // the server could not write; holds one value
+
+	mu   sync.Mutex
+	full error // guarded by mu: why no events are taken; nil if they are
+}
+
+func newDisk(n *Node) *disk { return &disk{node: n, noSpace: make(chan struct{}, 1)} }
+
+// Trouble tells why the node takes no events although it runs; nil if it does.
+func (n *Node) Trouble() error {
+	n.disk.mu.Lock()
+	defer n.disk.mu.Unlock()
+	return n.disk.full
+}
+
+// diskStatus is the disk as others are told of it.
+func (n *Node) diskStatus() *Disk {
+	now := diskOf(n.Dir)
+	if now != nil {
+		now.Full = n.Trouble() != nil
+	}
+	return now
+}
+
+// reserve is what must stay free.
+func reserve(of *Disk) uint64 { return min(diskReserve, of.Total/reserveShare) }
+
+// await returns when there is room to start with: a server that finds none ends.
+func (d *disk) await(ctx context.Context) error {
+	for full := d.short(); full; full = !d.roomy() {
+		d.set(ctx, true)
+		if run.Pause(ctx, diskEvery); ctx.Err() != nil {
+			return fmt.Errorf("wait for disk space: %w", ctx.Err())
+		}
+	}
+	d.set(ctx, false)
+	return nil
+}
+
+// watch looks at the disk until ctx ends.
+func (d *disk) watch(ctx context.Context) error {
+	tick := time.NewTicker(diskEvery)
+	defer tick.Stop()
+	var closed time.Time // when the store was, or an attempt to open it failed
+	for {
+		failed := false
+		select {
+		case <-d.noSpace:
+			failed = true
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		switch full := d.node.Trouble() != nil; {
+		case !full && (failed || d.short()):
+			d.halt(ctx)
+			closed = time.Now()
+		case full && time.Since(closed) > reopenAfter && d.roomy():
+			if err := d.resume(ctx); err != nil {
+				closed = time.Now()
+				d.node.Log.WarnContext(ctx, "store not opened after the disk was full", "err", err)
+			}
+		}
+	}
+}
+
+// short tells whether free space is below the reserve.
+func (d *disk) short() bool {
+	now := diskOf(d.node.Dir)
+	return now != nil && now.Free < reserve(now)
+}
+
+// roomy tells whether there is so much space again that it does not end at once.
+func (d *disk) roomy() bool {
+	now := diskOf(d.node.Dir)
+	if now != nil && now.Free < 2*reserve(now) {
+		return false
+	}
+	f, err := os.CreateTemp(d.node.Dir, "weft-probe-*")
+	if err != nil {
+		return false
+	}
+	_, err = f.Write(make([]byte, diskProbe))
+	err = errors.Join(err, f.Sync(), f.Close())
+	return errors.Join(err, os.Remove(f.Name())) == nil
+}
+
+// halt stops taking events. A node that is alone goes on serving what it has; one
+// of several leaves the events to the others, so that it does not hold them up.
+func (d *disk) halt(ctx context.Context) {
+	n := d.node
+	d.set(ctx, true)
+	n.bus.Hinder(n.Trouble(), !n.cfg.Clustered())
+	s := n.server()
+	if !n.cfg.Clustered() || s == nil {
+		return
+	}
+	if n.leads() { // an election without a farewell takes seconds
+		call, cancel := context.WithTimeout(ctx, apiTimeout)
+		_, err := n.bus.Conn().RequestWithContext(call, "$JS.API.STREAM.LEADER.STEPDOWN."+eventsStream, nil)
+		cancel()
+		if err != nil {
+			n.Log.DebugContext(ctx, "lead not handed over", "err", err)
+		}
+	}
+	if err := s.ShutdownJetStream(); err != nil {
+		n.Log.WarnContext(ctx, "store not closed on a full disk", "err", err)
+	}
+}
+
+// resume opens the store anew and takes events again.
+func (d *disk) resume(ctx context.Context) error {
+	n := d.node
+	s := n.server()
+	if s == nil {
+		return errNotReady
+	}
+	if err := s.ShutdownJetStream(); err != nil {
+		return err
+	}
+	if s.JetStreamConfig() != nil {
+		return errors.New("the server is still closing it")
+	}
+	if err := n.reload(); err != nil { // this starts what is configured and does not run
+		return err
+	}
+	if !s.JetStreamEnabled() {
+		return errors.New("the server did not start it: see its log")
+	}
+	if err := d.area.renew(); err != nil {
+		n.Log.WarnContext(ctx, "commits are staged on disk", "err", err)
+	}
+	select {
+	case <-d.noSpace: // of the store that was closed
+	default:
+	}
+	d.set(ctx, false)
+	n.bus.Hinder(nil, false)
+	return nil
+}
+
+// set notes whether the disk is full, and logs a change.
+func (d *disk) set(ctx context.Context, full bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if full == (d.full != nil) {
+		return
+	}
+	n, left := d.node, "unknown"
+	if now := diskOf(n.Dir); now != nil {
+		left = sizeOf(now.Free)
+	}
+	if d.full = nil; !full {
+		n.Log.InfoContext(ctx, "the disk has space again", "dir", n.Dir, "free", left)
+		return
+	}
+	d.full = fmt.Errorf("%w: node %s, %s left", bus.ErrDiskFull, n.Node, left)
+	n.Log.ErrorContext(ctx, "the disk is full: the node takes no events until there is space", "dir", n.Dir, "free", left)
+}
+
+// heard takes a line of the server's log that tells of an error.
+func (d *disk) heard(line string) {
+	if strings.Contains(line, "no space left") || strings.Contains(line, "quota exceeded") {
+		select {
+		case d.noSpace <- struct{}{}:
+		default:
+		}
+	}
+}
