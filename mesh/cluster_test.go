@@ -20,6 +20,7 @@ import (
 
 // Three nodes that know one address form a site; what one accepts, all hold.
 func TestClusterForms(t *testing.T) {
+	t.Parallel()
 	start := time.Now()
 	c := wefttest.NewCluster(t, "a", 3, nil)
 	t.Logf("writable after %s", time.Since(start))
@@ -36,6 +37,7 @@ func TestClusterForms(t *testing.T) {
 
 // A fourth node joins while the site works: nothing fails, and it serves.
 func TestClusterGrows(t *testing.T) {
+	t.Parallel()
 	c := wefttest.NewCluster(t, "a", 3, nil)
 	ctx, stop := context.WithCancel(t.Context())
 	var publishing sync.WaitGroup
@@ -54,6 +56,7 @@ func TestClusterGrows(t *testing.T) {
 // The node that leads the stream goes in good order; another takes over, and no
 // publish fails.
 func TestClusterLosesItsLeader(t *testing.T) {
+	t.Parallel()
 	c := wefttest.NewCluster(t, "a", 3, nil)
 	for round := range 3 {
 		lead := leader(t, c)
@@ -105,6 +108,7 @@ func leader(t *testing.T, c *wefttest.Cluster) int {
 // Two sites of three nodes each: a link goes on when the node that imports, or
 // the one that exports, goes away.
 func TestClustersLinked(t *testing.T) {
+	t.Parallel()
 	link := func(name string, urls ...string) mesh.Link {
 		return mesh.Link{Name: name, URLs: urls, Secret: wefttest.Secret, Export: []string{">"}, Import: []string{">"}}
 	}
@@ -143,6 +147,7 @@ func TestClustersLinked(t *testing.T) {
 // A node that is gone for good is taken out of the cluster, and the node that
 // came for it takes its part. One that runs is not.
 func TestClusterRemoves(t *testing.T) {
+	t.Parallel()
 	c := wefttest.NewCluster(t, "a", 3, nil)
 	publish(t, c.Nodes[0].Bus(), "orders.created", "a", 100)
 	c.Join(nil)
@@ -163,6 +168,7 @@ func TestClusterRemoves(t *testing.T) {
 
 // The site's key is changed by restarting one node after the other.
 func TestClusterChangesKey(t *testing.T) {
+	t.Parallel()
 	c := wefttest.NewCluster(t, "a", 3, func(_ int, cfg *mesh.Config) { cfg.Cluster.Secret = wefttest.Secret })
 	const next = conf.Secret("the next key of the site")
 	for round, gossip := range []struct {
@@ -201,6 +207,7 @@ func currentReplicas(t *testing.T, n *mesh.Node) int {
 // With certificates the nodes of a site speak TLS to each other; a node without
 // one of the authority is kept out.
 func TestClusterTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t)
 	certs := ca.site(t, "a", "127.0.0.1")
 	c := wefttest.NewCluster(t, "a", 3, func(_ int, cfg *mesh.Config) { cfg.TLS = certs })

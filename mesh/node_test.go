@@ -179,6 +179,7 @@ func TestValidate(t *testing.T) {
 // A message that a native NATS client publishes on a subject of its own reaches
 // its plain subscribers and becomes an event, once, also over a restart.
 func TestCapture(t *testing.T) {
+	t.Parallel()
 	cfg := mesh.DefaultConfig()
 	cfg.Client.Listen = "127.0.0.1:0"
 	cfg.Events.Capture = []string{"orders.>", "stock.*.moved"}

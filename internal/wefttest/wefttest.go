@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -136,12 +137,20 @@ func (o output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// given are the addresses that FreeAddr gave: tests run together, and an address
+// stays its node's own while that is stopped.
+var given sync.Map
+
 // FreeAddr is a loopback address that is free now and that no outgoing
-// connection takes meanwhile: it lies below the ports that systems use for those.
+// connection takes meanwhile: it lies below the ports that systems use for
+// those. No other caller gets it.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
 	for {
 		addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(10000+rand.IntN(22000)))
+		if _, taken := given.LoadOrStore(addr, true); taken {
+			continue
+		}
 		l, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", addr)
 		if err != nil {
 			continue
