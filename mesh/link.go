@@ -22,8 +22,10 @@ const (
 	// the peer does not answer or something is not in place yet.
 	linkInterval = time.Second
 	linkRetry    = 250 * time.Millisecond
-	// askTimeout is how long a peer may take to answer before the link counts as down.
-	askTimeout = 2 * time.Second
+	// askTimeout is how long a peer may take to answer before the link counts as
+	// down; askFirst, how long while it is: the first question on a new connection
+	// may get lost, or its answer.
+	askTimeout, askFirst = 2 * time.Second, 500 * time.Millisecond
 	// dialAfter is how long a site that leaves dialling to its peer waits for it
 	// at first; forgetAfter, once the peer has dialled.
 	dialAfter   = 3 * time.Second
@@ -225,7 +227,7 @@ func (l *link) renew(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("encode link question: %w", err)
 	}
-	own, cancel := context.WithTimeout(ctx, askTimeout)
+	own, cancel := context.WithTimeout(ctx, l.patience())
 	defer cancel()
 	start, asked := time.Now(), n.Now()
 	raw, err := n.Ask(own, l.Name, linkQuestion, data)
@@ -243,6 +245,16 @@ func (l *link) renew(ctx context.Context) error {
 	l.record(ctx, answer, rtt, err)
 	l.listen(ctx, err)
 	return err
+}
+
+// patience is how long to wait for the peer's answer.
+func (l *link) patience() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.state; s.up || s.rtt > askFirst/4 || s.deaf > 0 {
+		return askTimeout
+	}
+	return askFirst
 }
 
 // listen closes a connection on which nothing comes back any more.

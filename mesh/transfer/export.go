@@ -77,15 +77,19 @@ func (x *Exporter) Answer(ctx context.Context, m *nats.Msg) {
 		return // Wait counts on it that nothing begins now
 	}
 	x.serving.Go(func() {
-		if !x.opening.TryLock() {
-			return // the importer asks again
+		answer := busy
+		if x.opening.TryLock() {
+			answer = x.Open(ctx, m.Data)
+			x.opening.Unlock()
 		}
-		defer x.opening.Unlock()
-		if err := m.Respond(x.Open(ctx, m.Data)); err != nil {
+		if err := m.Respond(answer); err != nil {
 			x.Log.WarnContext(ctx, "link question not answered", "site", x.Peer, "err", err)
 		}
 	})
 }
+
+// busy answers a question while another is being answered.
+var busy = []byte(`{"problem":"another session is being opened"}`)
 
 // Open answers the question for a session and serves it until ctx ends, the peer
 // falls silent, or it opens another. A session that is already being served is
