@@ -30,7 +30,7 @@ a publish failed at a site that had nodes.`,
 	f := cmd.Flags()
 	f.IntVar(&cfg.Sites, "sites", cfg.Sites, "core sites, each linked to each")
 	f.IntVar(&cfg.Nodes, "nodes", cfg.Nodes, "nodes of each core site")
-	f.IntVar(&cfg.Edges, "edges", cfg.Edges, "edge sites of one node that dial one core site")
+	f.IntVar(&cfg.Edges, "edges", cfg.Edges, "edge sites of one node that dial two core sites")
 	f.DurationVar(&cfg.Duration, "duration", cfg.Duration, "time of publishing; start and verdict come on top")
 	f.Float64Var(&cfg.Rate, "rate", cfg.Rate, "events per second of all sites together")
 	f.IntVar(&cfg.Publishers, "publishers", cfg.Publishers, "publishers at each site")
@@ -62,6 +62,41 @@ a publish failed at a site that had nodes.`,
 			return fmt.Errorf("write the report: %w", err)
 		}
 		return report.Failure()
+	}
+	return cmd
+}
+
+// catchUp measures how fast a site takes over what it missed.
+func (c *cli) catchUp() *cobra.Command {
+	cfg := chaos.DefaultCatchUp()
+	cmd := &cobra.Command{
+		Use:   "catchup",
+		Short: "Measure how fast a site takes over what it missed while a link was cut",
+		Long: `Start two sites of real nodes on this machine, cut their link, publish at one, heal the
+link and measure how fast the other takes the events over. Both sites share this
+machine's cores. Everything it started is gone when it ends.`,
+		Args: cobra.NoArgs,
+	}
+	f := cmd.Flags()
+	f.IntVar(&cfg.Nodes, "nodes", cfg.Nodes, "nodes of each site")
+	f.IntVar(&cfg.Events, "events", cfg.Events, "events accepted while the link is cut")
+	f.IntVar(&cfg.Size, "size", cfg.Size, "bytes of each event's data")
+	f.DurationVar(&cfg.RTT, "rtt", cfg.RTT, "round trip of the link")
+	f.IntVar(&cfg.Rounds, "rounds", cfg.Rounds, "how often")
+	f.StringVar(&cfg.Dir, "dir", cfg.Dir, "where the nodes' folders are made; empty: the system's temporary folder")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := cfg.Validate(); err != nil {
+			return usage(cmd, err)
+		}
+		var err error
+		if cfg.Binary, err = os.Executable(); err != nil {
+			return fmt.Errorf("find the weft executable: %w", err)
+		}
+		report, err := cfg.Run(cmd.Context(), c.Stderr)
+		if err != nil {
+			return err
+		}
+		return c.print(report, func(w io.Writer) { err = errors.Join(err, report.WriteText(w)) })
 	}
 	return cmd
 }

@@ -197,6 +197,7 @@ type status struct {
 		Up        bool   `json:"up"`
 		Importing bool   `json:"importing"`
 		Exporting bool   `json:"exporting"`
+		Taken     uint64 `json:"taken"`
 		Problem   string `json:"problem"`
 	} `json:"links"`
 	Problem string `json:"problem"`

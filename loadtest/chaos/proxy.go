@@ -170,9 +170,9 @@ func (l *line) pass() bool {
 	}
 }
 
-// Bytes under way in one direction: enough for 8 MB/s at 200 ms.
+// Bytes under way in one direction: enough for 64 MB/s at 100 ms.
 const (
-	chunkBytes = 16 << 10
+	chunkBytes = 64 << 10
 	chunks     = 100
 )
 

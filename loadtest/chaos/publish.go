@@ -26,6 +26,7 @@ type publisher struct {
 	acked  set
 	sent   uint64
 	data   string
+	prefix string // of ids
 
 	mu     sync.Mutex
 	failed []Failure       // guarded by mu
@@ -60,7 +61,7 @@ func newPublisher(s *site, number int, cfg Config) *publisher {
 // key names the publisher in ids.
 func (p *publisher) key() string { return p.site.name + "-" + strconv.Itoa(p.number) }
 
-func (p *publisher) id(n uint64) string { return p.key() + "-" + strconv.FormatUint(n, 10) }
+func (p *publisher) id(n uint64) string { return p.prefix + p.key() + "-" + strconv.FormatUint(n, 10) }
 
 // parseID splits an id into the publisher's key and the event's number.
 func parseID(id string) (key string, n uint64, ok bool) {
