@@ -13,7 +13,7 @@ import (
 
 // linkUsers writes the linked sites, which may connect as links only.
 func (n *Node) linkUsers(w func(string, ...any)) {
-	for _, l := range n.cfg.Links.Sites {
+	for _, l := range n.links.all() {
 		who := fmt.Sprintf("user: %q, password: %q", linkUser(l.Name), l.Secret.Reveal())
 		if l.PublicKey != "" {
 			who = "nkey: " + l.PublicKey
@@ -23,6 +23,7 @@ func (n *Node) linkUsers(w func(string, ...any)) {
 		w("      {%s, allowed_connection_types: [LEAFNODE, LEAFNODE_WS], permissions: {publish: {allow: [%q]}, subscribe: {allow: [%q]}}}",
 			who, send, receive)
 	}
+	n.joinUsers(w)
 }
 
 // linkUser is the name under which a site dials another.
@@ -31,11 +32,11 @@ func linkUser(site string) string { return "link-" + site }
 // leafnodes writes the listeners for links and the links this site dials.
 func (n *Node) leafnodes(w func(string, ...any)) {
 	links := n.cfg.Links
-	if len(links.Sites) == 0 && links.Listen == "" && links.WebSocket.Listen == "" {
+	if len(links.Sites) == 0 && !links.Directory.On() && links.Listen == "" && links.WebSocket.Listen == "" {
 		return
 	}
 	n.websocket(w)
-	w("leafnodes {\n  no_advertise: true\n  reconnect: \"1s\"\n  dial_timeout: \"3s\"")
+	w("leafnodes {\n  no_advertise: true\n  reconnect: \"250ms\"\n  dial_timeout: \"3s\"")
 	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 1h, 1h]}")
 	listen := links.Listen
 	if listen == "" && links.WebSocket.Listen != "" {
@@ -129,6 +130,9 @@ func (n *Node) remoteURLs(l Link) []string {
 func (n *Node) prepareLinks(ctx context.Context) error {
 	if err := n.cfg.TLS.Check(time.Now()); err != nil {
 		return fmt.Errorf("read certificates: %w", err)
+	}
+	if err := n.identify(); err != nil {
+		return err
 	}
 	addr := n.cfg.Links.WebSocket.Listen
 	if addr == "" {

@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"errors"
-	"fmt"
 	"net/url"
 	"strings"
 
@@ -16,8 +15,9 @@ type Links struct {
 	Listen    string        `yaml:"listen" doc:"Address that other sites dial; empty: this site only dials. Without mesh.tls it must be on loopback, unless plaintext is true"`
 	WebSocket LinkWebSocket `yaml:"websocket"`
 	Plaintext bool          `yaml:"plaintext" doc:"Let links to and from other machines run without TLS: whoever is on the way reads secrets and events"`
-	NKey      conf.Secret   `yaml:"nkey" doc:"This site's NKey seed (SU…, from weft pki nkey), shown to the sites that have a publicKey here"`
-	Sites     []Link        `yaml:"sites" doc:"The sites this one is linked to"`
+	NKey      conf.Secret   `yaml:"nkey" doc:"This site's NKey seed (SU…, from weft pki nkey), shown to the sites that have a publicKey here and to those of the directory; with a directory, a site of one node makes its own and keeps it in its data directory"`
+	Directory Directory     `yaml:"directory"`
+	Sites     []Link        `yaml:"sites" doc:"The sites this one is linked to, as agreed by hand; for a site of the directory too, this goes before it"`
 }
 
 // LinkWebSocket is a second listener for links, for sites that get out by HTTP only.
@@ -44,7 +44,8 @@ const minSecret = 16
 
 // validateLinks holds the links against the certificates.
 func (c Config) validateLinks() error {
-	return errors.Join(conf.Under("tls", c.TLS.validate()), conf.Under("links", c.Links.validate(c.TLS.On())))
+	return errors.Join(conf.Under("tls", c.TLS.validate()), conf.Under("links", c.Links.validate(c.TLS.On())),
+		conf.Under("links.directory", c.validateDirectory()))
 }
 
 func (l Links) validate(tls bool) error {
@@ -119,38 +120,7 @@ func (l Link) validate(listening bool) error {
 
 // reachable wants addresses that can be dialled without being overheard.
 func (l Link) reachable(plaintext bool) error {
-	var errs []error
-	first := ""
-	for i, raw := range l.URLs {
-		path := conf.Item("urls", i)
-		if err := conf.URL(path, raw, "tls", "nats", "nats-leaf", "wss", "ws"); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		u, err := url.Parse(raw)
-		switch {
-		case err != nil: // URL has reported it
-		case u.User != nil:
-			errs = append(errs, conf.Field(path, "want no user or password: those are secret, or nkey and publicKey"))
-		case !secure(u.Scheme) && !plaintext && !loopback(dialAddr(u)):
-			errs = append(errs, conf.Field(path, fmt.Sprintf("want %s, a loopback address, or links.plaintext: true", secureForm(u.Scheme))))
-		}
-		if s := strings.TrimSuffix(u.Scheme, "-leaf"); first == "" {
-			first = s
-		} else if s != first {
-			errs = append(errs, conf.Field(path, "want "+first+":// as in the first: the server dials all addresses of a site in one way"))
-		}
-	}
-	if l.Proxy != "" {
-		if err := conf.URL("proxy", l.Proxy.Reveal(), "http", "https"); err != nil {
-			errs = append(errs, err)
-		} else if u, err := url.Parse(l.Proxy.Reveal()); err == nil && u.User != nil {
-			if p, _ := u.User.Password(); p == "" || u.User.Username() == "" {
-				errs = append(errs, conf.Field("proxy", "want both user and password, or neither"))
-			}
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(dialable("urls", l.URLs, plaintext), oneKind("urls", l.URLs), proxied(l.Proxy))
 }
 
 func secure(scheme string) bool { return scheme == "tls" || scheme == "wss" }

@@ -125,6 +125,8 @@ func (l *link) question(ctx context.Context, subject string, m *nats.Msg) {
 		l.answer(ctx, m)
 	case subject == transfer.Question:
 		l.exporter.Answer(ctx, m)
+	case subject == directoryQuestion && l.node.directory != nil:
+		l.node.directory.answer(l, m)
 	case slices.Contains(openSubjects, subject):
 		if err := l.node.bus.Conn().PublishRequest(subject, m.Reply, m.Data); err != nil {
 			l.node.Log.WarnContext(ctx, "question of a site not passed on", "site", l.Name, "subject", subject, "err", err)

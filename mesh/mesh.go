@@ -56,6 +56,7 @@ func DefaultConfig() Config {
 	return Config{
 		Client:  Client{Listen: "127.0.0.1:4222"},
 		Cluster: Cluster{Size: 1},
+		Links:   Links{Directory: defaultDirectory()},
 		Events: Events{
 			MaxAge: conf.Duration(7 * 24 * time.Hour), MaxBytes: 10 << 30,
 			GroupCommit: true, Staging: stagingMemory,

@@ -14,6 +14,7 @@ type metrics struct {
 	linkUp, linkLagOut, linkLagIn, linkRTT    *prometheus.Desc
 	linkClock, linkHeadroom                   *prometheus.Desc
 	diskFree, diskFull                        *prometheus.Desc
+	directory                                 refusedCounter
 }
 
 func newMetrics(n *Node) *metrics {
@@ -46,6 +47,8 @@ func newMetrics(n *Node) *metrics {
 		"peer_site", "kind")
 	m.wedged = counter("weft_mesh_link_wedged_total", "Connections to the linked site that were dead and closed.", "peer_site")
 	m.lost = counter("weft_mesh_link_lost_events_total", "Events removed before the linked site took them.", "peer_site")
+	m.directory = refusedCounter{counter("weft_mesh_directory_refused_total",
+		"What was not taken into the directory of sites: busy, size, format, signature, version, clock, name, key, address, limit, forgotten.", "reason")}
 	for _, l := range n.cfg.Links.Sites {
 		m.lost.WithLabelValues(l.Name)
 	}
@@ -57,11 +60,16 @@ func (m *metrics) register() {
 	if reg == nil {
 		return
 	}
-	for _, c := range []prometheus.Collector{m, m.imported, m.known, m.linkEvents, m.wedged, m.lost} {
+	for _, c := range []prometheus.Collector{m, m.imported, m.known, m.linkEvents, m.wedged, m.lost, m.directory} {
 		// A second node on one registry keeps its state to itself.
 		_ = reg.Register(c)
 	}
 }
+
+// refusedCounter counts what the directory does not take, by reason.
+type refusedCounter struct{ *prometheus.CounterVec }
+
+func (c refusedCounter) count(reason string) { c.WithLabelValues(reason).Inc() }
 
 // linkCounter counts for one link.
 type linkCounter struct {

@@ -38,15 +38,17 @@ type Deps struct {
 // Node is one node of a site.
 type Node struct {
 	Deps
-	cfg     Config
-	bus     *bus.Bus
-	ready   chan struct{}
-	links   *links
-	keys    keys
-	metrics *metrics
-	history history          // of the links
-	origins transfer.Origins // whose events several links bring
-	disk    *disk
+	cfg       Config
+	bus       *bus.Bus
+	ready     chan struct{}
+	links     *links
+	reloads   sync.Mutex // held while the server's settings are written and reloaded
+	directory *directory // of sites; nil: the configuration has none
+	keys      keys
+	metrics   *metrics
+	history   history          // of the links
+	origins   transfer.Origins // whose events several links bring
+	disk      *disk
 
 	refusals refusals // of links; has its own lock
 
@@ -71,6 +73,9 @@ func New(cfg Config, d Deps) (*Node, error) {
 	n.metrics, n.disk = newMetrics(n), newDisk(n)
 	for _, l := range cfg.Links.Sites {
 		n.links.set(append(n.links.all(), newLink(n, l)))
+	}
+	if cfg.Links.Directory.On() {
+		n.directory = newDirectory(n)
 	}
 	n.metrics.register()
 	return n, nil
@@ -152,8 +157,11 @@ func (n *Node) services(s *embedded) []run.Service {
 	if n.cfg.TLS.On() {
 		services = append(services, run.Named("certificates", newCertificates(n)))
 	}
-	if len(n.cfg.Links.Sites) > 0 {
+	if len(n.cfg.Links.Sites) > 0 || n.directory != nil {
 		services = append(services, run.Named("links", run.Func(n.links.run)))
+		if n.directory != nil {
+			services = append(services, run.Named("directory", n.directory))
+		}
 		if n.Traces {
 			services = append(services, run.Named("link spans", run.Func(n.traceLinks)))
 		}
@@ -280,6 +288,8 @@ func (n *Node) options() (*server.Options, error) {
 
 // reload brings changed settings to the running server.
 func (n *Node) reload() error {
+	n.reloads.Lock() // else an older setting could be the last
+	defer n.reloads.Unlock()
 	opts, err := n.options()
 	if err != nil {
 		return err

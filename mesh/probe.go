@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -46,6 +47,8 @@ type attempt struct {
 	link Link
 	key  string // the address in the configuration: links.sites[0].urls[0]
 	url  *url.URL
+	// joining: the site there is not known yet; link has only what the address says.
+	joining bool
 }
 
 // unreachable is what the network or a site that is down is to blame for.
@@ -61,7 +64,7 @@ func (l *link) probe(ctx context.Context) error {
 			continue // Validate has refused it
 		}
 		ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-		err = attempt{node: l.node, link: l.Link, key: conf.Item(l.key("urls"), i), url: u}.run(ctx)
+		err = attempt{node: l.node, link: l.Link, key: l.urlKey(i), url: u}.run(ctx)
 		cancel()
 		if err == nil {
 			return nil
@@ -80,39 +83,75 @@ func (l *link) key(name string) string {
 			return conf.Item("mesh.links.sites", i) + "." + name
 		}
 	}
-	return "mesh.links.sites." + name
+	return "mesh.links.directory: the " + name + " of site " + l.Name
 }
 
+// urlKey is the path of one of the link's addresses.
+func (l *link) urlKey(i int) string {
+	if l.listed() {
+		return conf.Item(l.key("urls"), i)
+	}
+	return fmt.Sprintf("mesh.links.directory.advertise of site %s (%s)", l.Name, l.URLs[i])
+}
+
+// listed tells whether a link is one of the configuration, not of the directory.
+func (l *link) listed() bool {
+	return slices.ContainsFunc(l.node.cfg.Links.Sites, func(s Link) bool { return s.Name == l.Name })
+}
+
+// run shows the link's credentials at the address and tells what comes of it.
 func (a attempt) run(ctx context.Context) error {
-	conn, err := a.dial(ctx)
+	s, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = conn.Close() }() // nothing was promised on it
+	defer func() { _ = s.Close() }() // nothing was promised on it
+	if _, err := io.WriteString(s, a.connect(s.hello)); err != nil {
+		return a.refused(err)
+	}
+	return a.verdict(s.in.ReadString('\n'))
+}
+
+// dialogue is a connection to a link listener that has said who it is. What is
+// sent and read goes through TLS and WebSocket where the address says so.
+type dialogue struct {
+	io.WriteCloser
+	in    *bufio.Reader
+	hello greeting
+}
+
+// open connects to the address and reads the greeting. The connection ends with
+// the deadline of ctx.
+func (a attempt) open(ctx context.Context) (s dialogue, err error) {
+	conn, err := a.dial(ctx)
+	if err != nil {
+		return s, err
+	}
+	defer func() {
+		if err != nil {
+			_ = conn.Close() // the error says more
+		}
+	}()
 	if deadline, ok := ctx.Deadline(); ok {
 		if err := conn.SetDeadline(deadline); err != nil {
-			return conf.Field(a.key, err.Error())
+			return s, conf.Field(a.key, err.Error())
 		}
 	}
 	if strings.HasPrefix(a.url.Scheme, "ws") {
 		return a.overWebSocket(ctx, conn)
 	}
-	in := bufio.NewReader(conn)
-	hello, err := a.greet(in.ReadString('\n'))
-	if err != nil {
-		return err
+	s.WriteCloser, s.in = conn, bufio.NewReader(conn)
+	if s.hello, err = a.greet(s.in.ReadString('\n')); err != nil {
+		return s, err
 	}
 	if secure(a.url.Scheme) {
 		client, err := a.secure(ctx, conn)
 		if err != nil {
-			return err
+			return s, err
 		}
-		conn, in = client, bufio.NewReader(client)
+		s.WriteCloser, s.in = client, bufio.NewReader(client)
 	}
-	if _, err := io.WriteString(conn, a.connect(hello)); err != nil {
-		return a.refused(err)
-	}
-	return a.verdict(in.ReadString('\n'))
+	return s, nil
 }
 
 // dial connects, through the proxy if there is one.
@@ -125,7 +164,7 @@ func (a attempt) dial(ctx context.Context) (net.Conn, error) {
 		}
 		return conn, nil
 	}
-	key := a.key[:strings.LastIndex(a.key, ".")] + ".proxy"
+	key := a.beside("proxy")
 	p, err := url.Parse(a.link.Proxy.Reveal())
 	if err != nil {
 		return nil, conf.Field(key, "want a URL")
@@ -160,6 +199,25 @@ func (a attempt) dial(ctx context.Context) (net.Conn, error) {
 	return conn, nil
 }
 
+// beside is the path of another setting of the link.
+func (a attempt) beside(name string) string {
+	if a.inDirectory() {
+		return "mesh.links.directory." + name
+	}
+	return a.key[:strings.LastIndex(a.key, ".")+1] + name
+}
+
+// inDirectory tells whether the address is one of the directory.
+func (a attempt) inDirectory() bool { return strings.HasPrefix(a.key, "mesh.links.directory.") }
+
+// who is the site at the address, as far as that is known.
+func (a attempt) who() string {
+	if a.link.Name == "" {
+		return "the site at " + dialAddr(a.url)
+	}
+	return "site " + a.link.Name
+}
+
 // oneByte reads no further than asked, so that what follows the answer of a
 // proxy stays in the connection.
 type oneByte struct{ io.Reader }
@@ -185,9 +243,9 @@ func (a attempt) greet(line string, err error) (greeting, error) {
 		return hello, conf.Field(a.key, "what listens there is no link listener of Weft")
 	}
 	switch site := hello.site(); {
-	case site == a.node.Site:
+	case !a.joining && site == a.node.Site:
 		return hello, conf.Field(a.key, fmt.Sprintf("leads to a site that is named %q like this one: give each its own name (site)", site))
-	case site != a.link.Name:
+	case !a.joining && site != a.link.Name:
 		return hello, conf.Field(a.key, fmt.Sprintf("leads to site %q, not %q", site, a.link.Name))
 	case hello.TLSRequired && a.url.Scheme != "wss" && !secure(a.url.Scheme):
 		return hello, conf.Field(a.key, "site "+site+" wants TLS: write tls://, and set mesh.tls")
@@ -226,7 +284,7 @@ func (a attempt) tls() (*tls.Config, error) {
 func (a attempt) refused(err error) error {
 	var host x509.HostnameError
 	var authority x509.UnknownAuthorityError
-	site := "site " + a.link.Name
+	site := a.who()
 	switch {
 	case errors.As(err, &host):
 		return conf.Field(a.key, fmt.Sprintf("the certificate of %s is not for this address: %v", site, err))
@@ -265,14 +323,16 @@ const sentAway = "attempted to connect to leaf node port"
 
 // verdict is what the server's answer to the credentials means.
 func (a attempt) verdict(line string, err error) error {
-	site, sites := a.link.Name, a.key[:strings.LastIndex(a.key, ".")]
+	site := a.link.Name
 	switch {
 	case strings.Contains(line, sentAway):
 		return nil
+	case strings.Contains(line, "Authorization Violation") && a.inDirectory():
+		return conf.Field("mesh.links.nkey", fmt.Sprintf("site %s does not let this site in: it has not heard of it yet, or has let go of it (see weft mesh sites there)", site))
 	case strings.Contains(line, "Authorization Violation") && a.link.PublicKey != "":
 		return conf.Field("mesh.links.nkey", fmt.Sprintf("site %s does not know this site's NKey: it wants its public key as publicKey of site %s", site, a.node.Site))
 	case strings.Contains(line, "Authorization Violation"):
-		return conf.Field(sites+".secret", fmt.Sprintf("site %s refuses it: the secret there is another, or site %s is not in its mesh.links.sites", site, a.node.Site))
+		return conf.Field(a.beside("secret"), fmt.Sprintf("site %s refuses it: the secret there is another, or site %s is not in its mesh.links.sites", site, a.node.Site))
 	case err != nil:
 		return a.refused(err)
 	}
@@ -280,12 +340,12 @@ func (a attempt) verdict(line string, err error) error {
 }
 
 // overWebSocket goes on as a client of a WebSocket listener does.
-func (a attempt) overWebSocket(ctx context.Context, conn net.Conn) error {
+func (a attempt) overWebSocket(ctx context.Context, conn net.Conn) (s dialogue, err error) {
 	u := *a.url
 	u.Host, u.Path = dialAddr(a.url), strings.TrimSuffix(u.Path, "/")+"/leafnode"
 	cfg, err := a.tls()
 	if err != nil {
-		return err
+		return s, err
 	}
 	d := websocket.Dialer{
 		NetDialContext:   func(context.Context, string, string) (net.Conn, error) { return conn, nil },
@@ -298,21 +358,43 @@ func (a attempt) overWebSocket(ctx context.Context, conn net.Conn) error {
 	}
 	switch {
 	case err != nil && resp != nil:
-		return conf.Field(a.key, "what listens there takes no links: it answers "+resp.Status)
+		return s, conf.Field(a.key, "what listens there takes no links: it answers "+resp.Status)
 	case err != nil:
-		return a.refused(err)
+		return s, a.refused(err)
 	}
 	if deadline, ok := ctx.Deadline(); ok {
 		_ = ws.SetReadDeadline(deadline) // it always can
 	}
-	_, raw, err := ws.ReadMessage()
-	hello, err := a.greet(string(raw), err)
-	if err != nil {
-		return err
-	}
-	if err := ws.WriteMessage(websocket.BinaryMessage, []byte(a.connect(hello))); err != nil {
-		return a.refused(err)
-	}
-	_, raw, err = ws.ReadMessage()
-	return a.verdict(string(raw), err)
+	stream := &webSocketStream{ws: ws}
+	s.WriteCloser, s.in = stream, bufio.NewReader(stream)
+	s.hello, err = a.greet(s.in.ReadString('\n'))
+	return s, err
 }
+
+// webSocketStream reads messages as one stream, and writes each piece as a message.
+type webSocketStream struct {
+	ws   *websocket.Conn
+	rest io.Reader // of the message being read
+}
+
+func (s *webSocketStream) Read(p []byte) (int, error) {
+	for {
+		if s.rest != nil {
+			n, err := s.rest.Read(p)
+			if n > 0 || !errors.Is(err, io.EOF) {
+				return n, err
+			}
+		}
+		_, next, err := s.ws.NextReader()
+		if err != nil {
+			return 0, err
+		}
+		s.rest = next
+	}
+}
+
+func (s *webSocketStream) Write(p []byte) (int, error) {
+	return len(p), s.ws.WriteMessage(websocket.BinaryMessage, p)
+}
+
+func (s *webSocketStream) Close() error { return s.ws.Close() }

@@ -149,7 +149,7 @@ func (n *Node) strangers() {
 	if err != nil {
 		return // the server stops
 	}
-	known := map[string]bool{}
+	known := map[string]bool{joinerName: true}
 	for _, l := range n.links.all() {
 		known[l.Name] = true
 	}
@@ -173,6 +173,7 @@ func (n *Node) stranger(site, how string) string {
 var (
 	deniedUser = regexp.MustCompile(`authentication error - User "link-([^"]*)"`)
 	deniedKey  = regexp.MustCompile(`authentication error - Nkey "([^"]*)"`)
+	deniedJoin = `authentication error - User "` + joinUser + `"`
 	deniedTLS  = regexp.MustCompile(`(?:TLS leafnode handshake error|TLS handshake error from \S+): (.*)$`)
 )
 
@@ -183,14 +184,21 @@ func (n *Node) explain(line string) bool {
 		n.refuse(m[1], n.deniedUser(m[1]))
 		return true
 	}
+	if strings.Contains(line, deniedJoin) {
+		n.refuse("", n.deniedJoiner())
+		return true
+	}
 	if m := deniedKey.FindStringSubmatch(line); m != nil {
+		if n.directory != nil && !n.directory.read.Load() {
+			return true // which sites there are is known soon; it dials again
+		}
 		for _, l := range n.links.all() {
 			if l.PublicKey == m[1] {
 				n.refuse(l.Name, l.key("publicKey")+": whoever dials has not the seed to it")
 				return true
 			}
 		}
-		n.refuse("", fmt.Sprintf("mesh.links.sites: a site dials with NKey %.56s: no site there has it as publicKey", m[1]))
+		n.refuse("", n.deniedStranger(m[1]))
 		return true
 	}
 	if m := deniedTLS.FindStringSubmatch(line); m != nil {
@@ -201,6 +209,25 @@ func (n *Node) explain(line string) bool {
 	}
 	// A probe ends so, and a link whose probe says more.
 	return strings.Contains(line, sentAway) || strings.Contains(line, "Leafnode Error 'Authorization Violation'")
+}
+
+// deniedJoiner explains that a site that joins is not let in.
+func (n *Node) deniedJoiner() string {
+	if n.directory == nil {
+		return "mesh.links.directory.secret: a site joins, but this one has no directory"
+	}
+	return "mesh.links.directory.secret: a site joins with another secret"
+}
+
+// deniedStranger explains that nobody has the NKey of a site that dials.
+func (n *Node) deniedStranger(key string) string {
+	if n.directory != nil {
+		b, _ := n.directory.snapshot()
+		if t, ok := b.gone[key]; ok {
+			return fmt.Sprintf("site %q dials, which was forgotten at site %s (weft mesh forget)", t.Site, t.By)
+		}
+	}
+	return fmt.Sprintf("mesh.links.sites: a site dials with NKey %.56s: no site there has it as publicKey", key)
 }
 
 // dialled tells whether a line is about a connection that this site made.

@@ -216,6 +216,8 @@ func (n *Node) Handler() http.Handler {
 		n.reply(w, r, Diagnose(st), err)
 	})
 	mux.HandleFunc("DELETE /api/mesh/nodes/{node}", n.serveRemove)
+	mux.HandleFunc("GET /api/mesh/sites", func(w http.ResponseWriter, _ *http.Request) { httpd.WriteJSON(w, http.StatusOK, n.Directory()) })
+	mux.HandleFunc("DELETE /api/mesh/sites/{site}", n.serveForget)
 	mux.HandleFunc("GET /api/streams", func(w http.ResponseWriter, r *http.Request) {
 		st, err := n.Streams(r.Context())
 		n.reply(w, r, st, err)
