@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -100,6 +101,7 @@ func (n *Node) cluster(w func(string, ...any)) {
 	}
 	n.mu.Lock()
 	routes := append([]string{n.cfg.Cluster.Listen}, n.site.routes...)
+	slices.Sort(routes) // a reload sorts the list in place while the server's connections read it
 	n.mu.Unlock()
 	password := n.routePassword()
 	for i, r := range routes {
