@@ -3,6 +3,7 @@ package mesh_test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"sync"
@@ -27,6 +28,7 @@ type wan struct {
 	open map[net.Conn]struct{} // guarded by mu
 	cut  bool                  // guarded by mu: connections are refused, or held
 	hold bool                  // guarded by mu: a cut is silent, bytes vanish
+	lost map[net.Conn]struct{} // guarded by mu: connections that carry nothing any more
 }
 
 func newWAN(t *testing.T, target string) *wan {
@@ -84,7 +86,8 @@ func (w *wan) pipe(dst, src net.Conn) {
 	for {
 		n, err := src.Read(buf)
 		w.mu.Lock()
-		lost := w.cut && w.hold
+		_, lost := w.lost[src]
+		lost = lost || w.cut && w.hold
 		w.mu.Unlock()
 		if !lost && n > 0 {
 			if _, err := dst.Write(buf[:n]); err != nil {
@@ -95,6 +98,14 @@ func (w *wan) pipe(dst, src net.Conn) {
 			return
 		}
 	}
+}
+
+// forget makes the connections that stand carry nothing any more, as a firewall
+// does that has forgotten them; new ones work.
+func (w *wan) forget() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.lost = maps.Clone(w.open)
 }
 
 // set cuts the network or heals it. A silent cut keeps connections that stood

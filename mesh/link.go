@@ -59,6 +59,9 @@ type linkState struct {
 	deaf      int  // questions in a row without an answer
 	yields    bool // the peer is left to dial
 	peerDials bool // it has done so
+	// trusting leaves out the guards against dead connections and wrong clocks. Only
+	// tests set it, to show what they are for.
+	trusting bool
 }
 
 // dials tells whether this side makes the connection.
@@ -239,7 +242,9 @@ func (l *link) renew(ctx context.Context) error {
 	if answer.At != 0 {
 		ahead := offset(asked, asked.Add(rtt), answer.At)
 		l.mu.Lock()
-		l.state.offset = ahead
+		if !l.state.trusting {
+			l.state.offset = ahead
+		}
 		l.mu.Unlock()
 	}
 	l.record(ctx, answer, rtt, err)
@@ -264,7 +269,7 @@ func (l *link) listen(ctx context.Context, err error) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		l.state.deaf = 0
 	}
-	deaf := l.state.deaf >= deafAfter
+	deaf := l.state.deaf >= deafAfter && !l.state.trusting
 	if deaf {
 		l.state.deaf = 0
 	}
