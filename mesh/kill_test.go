@@ -41,9 +41,10 @@ func TestMain(m *testing.M) {
 }
 
 // waitTogether runs more tests at a time than there are processors, unless the
-// command says how many: they mostly wait, for elections and timeouts.
+// command says how many: they mostly wait, for elections and timeouts. With the
+// race detector they work.
 func waitTogether() error {
-	given := false
+	given := slowed
 	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
 	if given {
 		return nil

@@ -1,0 +1,6 @@
+//go:build !race
+
+package mesh_test
+
+// slowed tells that the race detector takes most of the processors.
+const slowed = false
