@@ -11,11 +11,11 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
-	"mime"
 	"net/http"
 	"path"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // dist is built from web by `npm run build` and committed, so that building Weft needs only Go.
@@ -32,7 +32,9 @@ type page struct {
 	etag         string
 	cacheControl string
 	plain        []byte
-	zipped       []byte // nil when gzip does not make it smaller
+	// zipped compresses the file when it is first asked for, as a compressor takes most of a megabyte and many nodes
+	// never show their console; nil when gzip does not make the file smaller.
+	zipped func() []byte
 }
 
 // handler serves the files; immutable after New.
@@ -71,32 +73,46 @@ func Handler() (http.Handler, error) {
 	return h, nil
 }
 
+// types are the content types of the console's files, by the end of their names. The system's own list would do too,
+// but it is long, and reading it stays in memory.
+var types = map[string]string{
+	".html": "text/html; charset=utf-8",
+	".js":   "text/javascript; charset=utf-8",
+	".css":  "text/css; charset=utf-8",
+	".svg":  "image/svg+xml",
+}
+
 func newPage(name string, data []byte) (page, error) {
+	contentType, ok := types[path.Ext(name)]
+	if !ok {
+		return page{}, fmt.Errorf("%s: no content type for files of this kind; add it to types", name)
+	}
 	sum := sha256.Sum256(data)
 	p := page{
-		contentType:  mime.TypeByExtension(path.Ext(name)),
+		contentType:  contentType,
 		etag:         `"` + hex.EncodeToString(sum[:12]) + `"`,
 		cacheControl: "no-cache", // may be kept, but must be checked
 		plain:        data,
+		zipped:       sync.OnceValue(func() []byte { return zip(data) }),
 	}
 	if strings.HasPrefix(name, "dist/assets/") { // the name holds a hash of the content
 		p.cacheControl = "public, max-age=31536000, immutable"
 	}
+	return p, nil
+}
+
+// zip compresses data, or returns nil when that does not make it smaller.
+func zip(data []byte) []byte {
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
 	if err != nil {
-		return page{}, fmt.Errorf("compress %s: %w", name, err)
+		return nil // the level is valid
 	}
-	if _, err := z.Write(data); err != nil {
-		return page{}, fmt.Errorf("compress %s: %w", name, err)
+	_, err = z.Write(data)
+	if err != nil || z.Close() != nil || b.Len() >= len(data) {
+		return nil
 	}
-	if err := z.Close(); err != nil {
-		return page{}, fmt.Errorf("compress %s: %w", name, err)
-	}
-	if b.Len() < len(data) {
-		p.zipped = b.Bytes()
-	}
-	return p, nil
+	return b.Bytes()
 }
 
 // ServeHTTP answers with a file or, for a path of a view, with the page.
@@ -141,9 +157,11 @@ func (p page) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	body := p.plain
-	if p.zipped != nil && strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
-		h.Set("Content-Encoding", "gzip")
-		body = p.zipped
+	if strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+		if z := p.zipped(); z != nil {
+			h.Set("Content-Encoding", "gzip")
+			body = z
+		}
 	}
 	h.Set("Content-Type", p.contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))

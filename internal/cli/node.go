@@ -4,19 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
 
 	"weft.dev/weft/internal/app"
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/demo"
+	"weft.dev/weft/internal/run"
 	"weft.dev/weft/sidecar"
 )
-
-// nodeGC trades memory for speed: a node's live heap is small, and collecting it
-// less often leaves more of the processor to events.
-const nodeGC = 200
 
 func (c *cli) run() *cobra.Command {
 	var file string
@@ -32,14 +28,14 @@ site "local" on loopback with its data in ./weft-data.`,
 			if err != nil {
 				return err
 			}
-			if _, set := c.Lookup("GOGC"); !set {
-				debug.SetGCPercent(nodeGC)
-			}
+			_, set := c.Lookup("GOGC")
+			m := &memory{tune: !set}
+			m.act(step{percent: nodeGC})
 			n, err := app.New(cfg, app.Deps{Log: app.NewLogger(c.Stderr, cfg.Telemetry.Log), Version: Version})
 			if err != nil {
 				return err
 			}
-			return n.Run(cmd.Context())
+			return run.Stack(cmd.Context(), n, run.Named("memory", m))
 		},
 	}
 	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")

@@ -68,12 +68,15 @@ func HostPort(path, v string) error {
 	return nil
 }
 
-var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`)
+// namePattern has no count, which would make a large program of it.
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]*$`)
+
+const maxName = 63
 
 // Name wants a name that can stand in a subject, a stream name and a file
 // name: 1 to 63 letters, digits, - and _, beginning with a letter or digit.
 func Name(path, v string) error {
-	if !namePattern.MatchString(v) {
+	if len(v) > maxName || !namePattern.MatchString(v) {
 		return Field(path, fmt.Sprintf("want 1 to 63 letters, digits, - or _, have %q", v))
 	}
 	return nil

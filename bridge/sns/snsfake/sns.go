@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,10 +97,8 @@ func (s *Server) callSNS(r *http.Request) (string, any, Fault, error) {
 	return action, out, f, err
 }
 
-var nameRule = regexp.MustCompile(`^[A-Za-z0-9_-]{1,80}$`)
-
 func validName(name string) bool {
-	return len(name) <= 80 && nameRule.MatchString(strings.TrimSuffix(name, ".fifo"))
+	return len(name) <= 80 && named(strings.TrimSuffix(name, ".fifo"), 80, "")
 }
 
 func (s *Server) createTopic(name string, attrs map[string]string) (*topic, error) {

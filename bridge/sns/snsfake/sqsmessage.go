@@ -115,7 +115,7 @@ func checkBatch[T any](entries []T, id func(T) string, prefix string) error {
 	}
 	seen := map[string]bool{}
 	for _, e := range entries {
-		if !attributeName.MatchString(id(e)) || len(id(e)) > 80 {
+		if !named(id(e), 80, ".") {
 			return fail("InvalidBatchEntryId", "A batch entry id can only contain alphanumeric characters, hyphens and underscores.")
 		}
 		if seen[id(e)] {
