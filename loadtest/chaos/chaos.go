@@ -95,11 +95,17 @@ func Run(ctx context.Context, cfg Config, w io.Writer) (_ Report, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &run{cfg: cfg, w: &console{w: w, begin: time.Now()}, plan: plan(cfg)}
+	if r.noDisks = mountable(dir); r.noDisks != nil {
+		r.plan = withoutDisks(r.plan)
+	}
 	r.world, err = newWorld(cfg, dir)
 	if err != nil {
 		return Report{}, err
 	}
 	defer r.world.close()
+	if err := r.world.addVolumes(r.plan); err != nil {
+		return Report{}, err
+	}
 	if cfg.Keep {
 		r.w.printf("data and logs are kept in %s", dir)
 	}
@@ -113,6 +119,8 @@ type run struct {
 	plan  []Fault
 	world *world
 
+	noDisks error // why disks cannot be filled here; nil: they can
+
 	began      time.Time // of the publishing
 	outcomes   []*Outcome
 	publishers []*publisher
@@ -124,6 +132,9 @@ func (r *run) all(ctx context.Context) (Report, error) {
 	r.w.printf("seed %d, %d faults", r.cfg.Seed, len(r.plan))
 	if fewer := r.cfg.Faults - len(r.plan); fewer > 0 {
 		r.w.printf("%d more do not fit into %s: each leaves its site or link time to recover", fewer, r.cfg.Duration)
+	}
+	if r.noDisks != nil {
+		r.w.printf("faults of kind %s are left out: no disk can be mounted here: %s", FullDisk, r.noDisks)
 	}
 	for _, f := range r.plan {
 		r.w.printf("  planned %s", f)

@@ -41,12 +41,12 @@ func TestPlan(t *testing.T) {
 		if f.At > cfg.Duration-10*time.Second {
 			t.Errorf("%s: too late", f)
 		}
-		if strings.HasPrefix(f.Target, "edge") && !f.OnLink() && f.Kind != chaos.KillSite && f.Kind != chaos.Pause {
+		if strings.HasPrefix(f.Target, "edge") && !f.OnLink() && f.Kind != chaos.KillSite && f.Kind != chaos.Pause && f.Kind != chaos.FullDisk {
 			t.Errorf("%s: an edge has one node", f)
 		}
 	}
 	for _, k := range []chaos.Kind{
-		chaos.KillLeader, chaos.KillNode, chaos.KillSite, chaos.RollingRestart, chaos.Pause, chaos.Cut, chaos.BlackHole, chaos.Slow,
+		chaos.KillLeader, chaos.KillNode, chaos.KillSite, chaos.RollingRestart, chaos.Pause, chaos.FullDisk, chaos.Cut, chaos.BlackHole, chaos.Slow,
 	} {
 		if count[k] < 3 {
 			t.Errorf("%d times %s", count[k], k)

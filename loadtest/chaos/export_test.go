@@ -57,3 +57,21 @@ func Judge(batch int, accepted, torn, seen []uint64) Row {
 	row.add(p, t.track(p.key()))
 	return row
 }
+
+// Volume is a file system that can be filled.
+type Volume struct{ *volume }
+
+// NewVolume mounts a volume at dir until unmount is called.
+func NewVolume(dir string, bytes int64) (v Volume, unmount func() error, err error) {
+	v = Volume{&volume{dir, bytes}}
+	return v, v.unmount, v.mount()
+}
+
+// Fill keeps the volume full until ctx ends.
+func (v Volume) Fill(ctx context.Context) error { return v.fill(ctx) }
+
+// Mountable tells whether volumes can be mounted here.
+func Mountable(dir string) error { return mountable(dir) }
+
+// WithoutDisks leaves the faults out that need volumes.
+func WithoutDisks(plan []Fault) []Fault { return withoutDisks(plan) }

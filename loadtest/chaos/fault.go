@@ -133,6 +133,8 @@ func (r *run) onSite(ctx context.Context, o *Outcome) error {
 		err = r.kill(ctx, o, s.nodes...)
 	case Pause:
 		err = r.pause(ctx, o, s.nodes[o.Node])
+	case FullDisk:
+		err = r.fillDisk(ctx, o, s.nodes[o.Node])
 	default:
 		err = r.restart(ctx, s)
 	}

@@ -26,6 +26,7 @@ type node struct {
 
 	client, cluster, gossip, links, gateway, admin string // addresses
 
+	disk  *volume // of its own, if it is to be filled
 	spawn *spawner
 	mu    sync.Mutex
 	cmd   *exec.Cmd     // guarded by mu; nil: it does not run
@@ -97,6 +98,8 @@ func (n *node) start(binary string) error {
 	}()
 	return nil
 }
+
+func (n *node) data() string { return filepath.Join(n.dir, "data") }
 
 func (n *node) logFile() string { return filepath.Join(n.dir, "log.txt") }
 

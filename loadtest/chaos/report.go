@@ -110,7 +110,19 @@ func (r *run) settings() []Setting {
 		{"batch", fmt.Sprintf("%d events a request", c.Batch)},
 		{"size", fmt.Sprintf("%d B", c.Size)},
 		{"publish timeout", c.Timeout.String()},
+		{"full disks", r.disks()},
 	}
+}
+
+// disks tells whether disks were filled.
+func (r *run) disks() string {
+	switch {
+	case r.noDisks != nil:
+		return "left out: no disk can be mounted here: " + r.noDisks.Error()
+	case !slices.ContainsFunc(r.plan, func(f Fault) bool { return f.Kind == FullDisk }):
+		return "none drawn"
+	}
+	return "as scheduled"
 }
 
 // failures adds a publisher's; while all nodes of its site are killed, there is

@@ -19,6 +19,7 @@ const (
 	KillSite       Kind = "kill-site"       // all nodes of a site at once
 	RollingRestart Kind = "rolling-restart" // each node in turn, in good order
 	Pause          Kind = "pause"           // a node stands still, and its clock jumps when it goes on
+	FullDisk       Kind = "full-disk"       // the first node's disk has no space left; where a disk of its own can be mounted
 	Cut            Kind = "cut"             // a link's connections are reset and refused
 	BlackHole      Kind = "black-hole"      // a link's connections stand and carry nothing
 	Slow           Kind = "slow"            // a link is delayed and narrow
@@ -47,7 +48,7 @@ func (f Fault) outage(edges []string) bool {
 func (f Fault) String() string {
 	s := fmt.Sprintf("%6.1f s  %-15s %s", f.At.Seconds(), f.Kind, f.Target)
 	switch f.Kind {
-	case KillNode, Pause:
+	case KillNode, Pause, FullDisk:
 		s += fmt.Sprintf(", node %d", f.Node+1)
 	case BlackHole:
 		if f.Reset {
@@ -70,6 +71,7 @@ var spans = map[Kind]struct{ least, most, rest time.Duration }{
 	KillSite:       {time.Second, 3 * time.Second, 20 * time.Second},
 	RollingRestart: {0, 0, 40 * time.Second},
 	Pause:          {2 * time.Second, 10 * time.Second, 12 * time.Second},
+	FullDisk:       {3 * time.Second, 8 * time.Second, 15 * time.Second},
 	Cut:            {2 * time.Second, 12 * time.Second, 8 * time.Second},
 	BlackHole:      {4 * time.Second, 15 * time.Second, 10 * time.Second},
 	Slow:           {5 * time.Second, 15 * time.Second, 6 * time.Second},
@@ -130,7 +132,7 @@ func (d *draw) kinds() []Kind {
 	if d.cfg.Only != "" {
 		return []Kind{d.cfg.Only}
 	}
-	kinds := []Kind{KillSite, Pause}
+	kinds := []Kind{KillSite, Pause, FullDisk}
 	if d.cfg.Nodes > 1 {
 		kinds = append(kinds, KillLeader, KillLeader, KillNode, RollingRestart)
 	}
@@ -178,7 +180,7 @@ func (d *draw) targets(kind Kind) []string {
 	switch kind {
 	case Cut, BlackHole, Slow:
 		return d.links
-	case KillSite, Pause:
+	case KillSite, Pause, FullDisk:
 		return slices.Concat(d.cores, d.edges)
 	case KillLeader, KillNode, RollingRestart:
 	}
@@ -190,7 +192,7 @@ func (d *draw) at(at time.Duration, kind Kind, target string) Fault {
 	f := Fault{At: at.Round(100 * time.Millisecond), Kind: kind, Target: target}
 	f.For = (s.least + time.Duration(d.r.Float64()*float64(s.most-s.least))).Round(100 * time.Millisecond)
 	f.Node = d.r.IntN(d.cfg.Nodes)
-	if slices.Contains(d.edges, target) {
+	if slices.Contains(d.edges, target) || kind == FullDisk { // one disk in memory for each site is enough
 		f.Node = 0
 	}
 	f.Reset = kind == BlackHole && d.r.IntN(2) == 0

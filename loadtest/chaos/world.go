@@ -164,7 +164,7 @@ func (w *world) configure() error {
 // config is a node's configuration file.
 func (n *node) config(links string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "site: %s\nnode: %s\ndata: %s\nmesh:\n", n.site.name, n.name, strconv.Quote(filepath.Join(n.dir, "data")))
+	fmt.Fprintf(&b, "site: %s\nnode: %s\ndata: %s\nmesh:\n", n.site.name, n.name, strconv.Quote(n.data()))
 	fmt.Fprintf(&b, "  client: {listen: %s}\n", n.client)
 	if len(n.site.nodes) > 1 {
 		var join []string
@@ -292,6 +292,9 @@ func (w *world) close() {
 	for _, n := range w.nodes() {
 		if n.running() {
 			_ = n.kill() // it has ended by itself
+		}
+		if n.disk != nil {
+			_ = n.disk.unmount() // it is gone already
 		}
 	}
 	for _, l := range w.links {
