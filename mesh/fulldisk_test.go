@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -19,51 +15,6 @@ import (
 	"weft.dev/weft/internal/wefttest"
 	"weft.dev/weft/mesh"
 )
-
-// volume is a small file system of its own that can be filled.
-type volume struct {
-	t   *testing.T
-	dir string
-}
-
-// mounted mounts a volume at dir, or skips the test where that is not allowed.
-func mounted(t *testing.T, dir string) *volume {
-	t.Helper()
-	if runtime.GOOS != "linux" || os.Getuid() != 0 {
-		t.Skip("a file system can be mounted by root on Linux only")
-	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=128m,mode=700", "weft-test", dir).CombinedOutput(); err != nil {
-		t.Skipf("mounting is not allowed here: %v: %s", err, out)
-	}
-	t.Cleanup(func() {
-		if out, err := exec.Command("umount", "-l", dir).CombinedOutput(); err != nil {
-			t.Errorf("unmount: %v: %s", err, out)
-		}
-	})
-	return &volume{t: t, dir: dir}
-}
-
-func (v *volume) ballast() string { return filepath.Join(v.dir, "ballast") }
-
-// fill leaves not one block free.
-func (v *volume) fill() {
-	v.t.Helper()
-	f, err := os.Create(v.ballast())
-	if err != nil {
-		v.t.Fatal(err)
-	}
-	defer f.Close()
-	for block := make([]byte, 4<<10); err == nil; {
-		_, err = f.Write(block)
-	}
-}
-
-func (v *volume) free() {
-	v.t.Helper()
-	if err := os.Remove(v.ballast()); err != nil {
-		v.t.Fatal(err)
-	}
-}
 
 // try publishes one event.
 func try(ctx context.Context, b *bus.Bus, id string) error {
@@ -123,12 +74,12 @@ func stored(t *testing.T, b *bus.Bus, want []string) {
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	deps := wefttest.Deps(t, "a")
-	v := mounted(t, deps.Dir)
+	v := wefttest.Mount(t, deps.Dir)
 	n := wefttest.Start(t, local(), deps)
 	b := n.Bus()
 	publish(t, b, "orders.created", "before", 100)
 	stop := load(t, b, "load")
-	v.fill()
+	v.Fill()
 	wefttest.Eventually(t, 5*time.Second, "a refusal by name", func() bool { return errors.Is(try(t.Context(), b, "full"), bus.ErrDiskFull) })
 	start := time.Now()
 	if err := try(t.Context(), b, "full"); !errors.Is(err, bus.ErrDiskFull) || !errors.Is(err, bus.ErrUnavailable) || time.Since(start) > time.Second {
@@ -140,7 +91,7 @@ func TestFullDisk(t *testing.T) {
 	if got := count(t, b); got < 100 || n.Trouble() == nil {
 		t.Errorf("a full disk serves %d events; trouble: %v", got, n.Trouble())
 	}
-	v.free()
+	v.Free()
 	wefttest.Eventually(t, 20*time.Second, "events taken again", func() bool { return try(t.Context(), b, "after") == nil })
 	stored(t, b, append(stop(), "after"))
 	if err := n.Trouble(); err != nil {
@@ -154,13 +105,13 @@ func TestFullDisk(t *testing.T) {
 }
 
 // volumes puts the data of a site's nodes on volumes, where they have it already.
-func volumes(t *testing.T, c *wefttest.Cluster, nodes ...int) (out []*volume) {
+func volumes(t *testing.T, c *wefttest.Cluster, nodes ...int) (out []wefttest.Volume) {
 	t.Helper()
 	for _, i := range nodes {
 		c.Stop(i)
 		was := t.TempDir()
 		copyDir(t, c.Dir(i), was)
-		out = append(out, mounted(t, c.Dir(i)))
+		out = append(out, wefttest.Mount(t, c.Dir(i)))
 		copyDir(t, was, c.Dir(i))
 		c.Start(i)
 	}
@@ -192,7 +143,7 @@ func TestFullDiskOfALeader(t *testing.T) {
 		}
 	}
 	stops := []func() []string{load(t, c.Nodes[0].Bus(), "0"), load(t, c.Nodes[1].Bus(), "1")}
-	v.fill()
+	v.Fill()
 	wefttest.Eventually(t, 10*time.Second, "the node to tell", func() bool { return c.Nodes[0].Trouble() != nil })
 	for i, n := range c.Nodes {
 		if err := try(t.Context(), n.Bus(), fmt.Sprint("meanwhile-", i)); err != nil {
@@ -208,7 +159,7 @@ func TestFullDiskOfALeader(t *testing.T) {
 			t.Errorf("nodes as %s sees them: %+v, %v", n.Node, st.Nodes, err)
 		}
 	}
-	v.free()
+	v.Free()
 	wefttest.Eventually(t, 20*time.Second, "the node to take events", func() bool { return c.Nodes[0].Trouble() == nil })
 	settled(t, c)
 	var want []string
@@ -227,13 +178,13 @@ func TestFullDisksOfASite(t *testing.T) {
 	settled(t, c)
 	stop := load(t, c.Nodes[0].Bus(), "0")
 	for _, v := range vs {
-		v.fill()
+		v.Fill()
 	}
 	for _, n := range c.Nodes {
 		wefttest.Eventually(t, 10*time.Second, "the node to tell", func() bool { return n.Trouble() != nil })
 	}
 	for _, v := range vs {
-		v.free()
+		v.Free()
 	}
 	for _, n := range c.Nodes {
 		wefttest.Eventually(t, 30*time.Second, "the node to take events", func() bool { return n.Trouble() == nil && try(t.Context(), n.Bus(), "after") == nil })

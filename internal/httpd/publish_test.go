@@ -211,6 +211,14 @@ func TestPublishBatch(t *testing.T) {
 	}
 }
 
+func TestPublishOnAFullDisk(t *testing.T) {
+	l := &log{fail: map[string]error{"1": fmt.Errorf("publish: %w: %w: node a-1", bus.ErrUnavailable, bus.ErrDiskFull)}}
+	resp, body := post(t, serve(t, httpd.PublishConfig{Publisher: l}).URL+"/v1/events/a.b", "", "ce-specversion", "1.0", "ce-id", "1")
+	if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "5" || !strings.Contains(body, "/problems/disk-full") {
+		t.Errorf("answer %d %v %s", resp.StatusCode, resp.Header, body)
+	}
+}
+
 func TestPublishRefusals(t *testing.T) {
 	big := strings.Repeat("x", event.MaxData+1)
 	ok := "/v1/events/a.b"
