@@ -30,9 +30,10 @@ const (
 	putTries     = 3
 	maxOffers    = 64 // questions and answers that wait; more are refused and counted
 	lookEvery    = 250 * time.Millisecond
+	compareAgain = 5 * time.Second  // after a comparison that failed
 	joinEvery    = time.Second      // between two attempts to join, at first
 	joinAtMost   = 30 * time.Second // and later
-	rejoinAfter  = 10 * time.Second // a link is down until its site is joined again
+	rejoinAfter  = 5 * time.Second  // a link is down until its site is joined again
 	compareEvery = time.Minute      // linked sites compare their directories at least
 )
 
@@ -46,6 +47,7 @@ type directory struct {
 	work chan func(context.Context)
 
 	kv       jetstream.KeyValue   // set by Run before anything else
+	urls     []string             // at which others dial this site; set by Run before anything else
 	loaded   bool                 // what the bucket holds is in the book; owned by Run
 	compared map[string]compare   // with the linked sites, by name; owned by Run
 	joining  bool                 // an attempt is under way; owned by Run
@@ -82,6 +84,7 @@ type joined struct {
 // compare is when the directory was last compared with a linked site's.
 type compare struct {
 	busy    bool
+	failed  bool
 	version int       // of the book
 	link    time.Time // since when the link was up
 	at      time.Time
@@ -108,6 +111,7 @@ func newDirectory(n *Node) *directory {
 // Run keeps the directory until ctx ends.
 func (d *directory) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	d.urls = d.addresses()
 	defer d.asking.Wait()
 	defer cancel()
 	watch := d.open(ctx)
@@ -285,8 +289,7 @@ func (d *directory) snapshot() (book, int) {
 	return book{sites: maps.Clone(d.book.sites), gone: maps.Clone(d.book.gone)}, d.version
 }
 
-// admit takes an entry into the directory and links its site, if it is to be
-// linked; a rejection says why it is not taken.
+// admit takes an entry into the directory; a rejection says why not.
 func (d *directory) admit(ctx context.Context, r record) error {
 	err := errChanged
 	for try := 0; try < putTries && errors.Is(err, errChanged); try++ {
@@ -303,9 +306,6 @@ func (d *directory) admit(ctx context.Context, r record) error {
 			return no
 		}
 		err = d.put(ctx, siteKeys+e.Site, r)
-	}
-	if err == nil {
-		d.apply(ctx)
 	}
 	return err
 }
@@ -331,7 +331,6 @@ func (d *directory) bury(ctx context.Context, t tombstone) error {
 		}
 	}
 	d.node.Log.WarnContext(ctx, "site forgotten", "site", t.Site, "by", t.By)
-	d.apply(ctx)
 	return nil
 }
 

@@ -40,21 +40,28 @@ func newMembers(t *testing.T) *members {
 // add starts a site that joins by the link addresses of others.
 func (m *members) add(name string, edit func(cfg *mesh.Config), join ...string) *mesh.Node {
 	m.t.Helper()
+	m.logs[name] = &journal{}
+	cfg, d := m.prepare(name, m.logs[name], join...)
+	if edit != nil {
+		edit(&cfg)
+	}
+	m.cfg[name], m.deps[name] = cfg, d
+	m.start(name)
+	return m.node[name]
+}
+
+// prepare is a site's configuration and what it is given.
+func (m *members) prepare(name string, log *journal, join ...string) (mesh.Config, mesh.Deps) {
+	m.t.Helper()
 	cfg := local()
 	cfg.Links.Listen = wefttest.FreeAddr(m.t)
 	cfg.Links.Directory.Secret = meshSecret
 	for _, j := range join {
 		cfg.Links.Directory.Join = append(cfg.Links.Directory.Join, m.node[j].LinkURL())
 	}
-	if edit != nil {
-		edit(&cfg)
-	}
-	m.logs[name] = &journal{}
 	d := wefttest.Deps(m.t, name)
-	d.Log = slog.New(slog.NewTextHandler(m.logs[name], &slog.HandlerOptions{Level: slog.LevelInfo}))
-	m.cfg[name], m.deps[name] = cfg, d
-	m.start(name)
-	return m.node[name]
+	d.Log = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelInfo}))
+	return cfg, d
 }
 
 func (m *members) start(name string) {
@@ -238,6 +245,8 @@ func TestDirectoryClusterJoins(t *testing.T) {
 	level(t, b.Bus(), site.Nodes[0].Bus(), 40)
 }
 
+func confSecret(raw []byte) conf.Secret { return conf.Secret(strings.TrimSpace(string(raw))) }
+
 func seedOf(t *testing.T) conf.Secret {
 	t.Helper()
 	seed, _, err := pki.NKey()
@@ -253,4 +262,73 @@ func known(n *mesh.Node) (out []string) {
 		out = append(out, s.Site)
 	}
 	return out
+}
+
+// Sites join with certificates, by WebSocket, and beside links made by hand.
+func TestDirectoryKinds(t *testing.T) {
+	t.Parallel()
+	ca := newAuthority(t)
+	tests := []struct {
+		name, scheme string
+		a, b         func(m *members, cfg *mesh.Config)
+	}{
+		{
+			"tls", "tls",
+			func(m *members, cfg *mesh.Config) { cfg.TLS = ca.site(m.t, "a", "127.0.0.1") },
+			func(m *members, cfg *mesh.Config) { cfg.TLS = ca.site(m.t, "b", "127.0.0.1") },
+		},
+		{
+			"websocket", "ws",
+			func(m *members, cfg *mesh.Config) {
+				cfg.Links.WebSocket.Listen, cfg.Links.Listen = cfg.Links.Listen, ""
+				cfg.Links.Directory.Advertise = []string{"ws://" + cfg.Links.WebSocket.Listen}
+			},
+			func(m *members, cfg *mesh.Config) {
+				cfg.Links.Listen = ""
+				cfg.Links.Directory.Join = m.cfg["a"].Links.Directory.Advertise
+			},
+		},
+		{
+			"websocket with tls", "wss",
+			func(m *members, cfg *mesh.Config) {
+				cfg.TLS = ca.site(m.t, "a3", "127.0.0.1")
+				cfg.Links.WebSocket.Listen, cfg.Links.Listen = cfg.Links.Listen, ""
+				cfg.Links.Directory.Advertise = []string{"wss://" + cfg.Links.WebSocket.Listen}
+			},
+			func(m *members, cfg *mesh.Config) {
+				cfg.TLS = ca.site(m.t, "b3", "127.0.0.1")
+				cfg.Links.Directory.Join = m.cfg["a"].Links.Directory.Advertise
+			},
+		},
+		{
+			"linked by hand", "nats",
+			func(_ *members, cfg *mesh.Config) {
+				cfg.Links.Sites = []mesh.Link{{Name: "b", Secret: wefttest.Secret, Export: []string{"orders.>"}, Import: []string{">"}}}
+			},
+			func(m *members, cfg *mesh.Config) {
+				cfg.Links.Sites = []mesh.Link{{Name: "a", URLs: []string{m.node["a"].LinkURL()}, Secret: wefttest.Secret, Export: []string{">"}, Import: []string{">"}}}
+				cfg.Links.Directory.Join = []string{m.node["a"].LinkURL()}
+			},
+		},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m := newMembers(t)
+			a := m.add("a", func(cfg *mesh.Config) { tt.a(m, cfg) })
+			b := m.add("b", func(cfg *mesh.Config) {
+				if tt.b(m, cfg); len(cfg.Links.Directory.Join) == 0 {
+					cfg.Links.Directory.Join = []string{a.LinkURL()}
+				}
+			})
+			m.linked("a", a, "b")
+			m.linked("b", b, "a")
+			publish(t, a.Bus(), "orders.created", "a", 20)
+			publish(t, b.Bus(), "orders.created", "b", 20)
+			level(t, a.Bus(), b.Bus(), 40)
+			sites := b.Directory().Sites
+			if len(sites) != 2 || !strings.HasPrefix(sites[0].URLs[0], tt.scheme+"://") || !sites[0].Linked || sites[0].ByHand != (tt.name == "linked by hand") {
+				t.Errorf("site b knows %+v", sites)
+			}
+		})
+	}
 }

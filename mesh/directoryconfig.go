@@ -56,7 +56,7 @@ func (c Config) validateDirectory() error {
 		errs = append(errs, conf.Field("advertise", fmt.Sprintf("want at most %d", maxURLs)))
 	}
 	if c.Clustered() && l.NKey == "" {
-		errs = append(errs, conf.Field("secret", "want mesh.links.nkey too, the same at all nodes of the site (weft pki nkey): a site of one node makes its own"))
+		errs = append(errs, conf.Field("secret", "want mesh.links.nkey too, the same at all nodes of the site: a new one from weft pki nkey, or that in "+seedFile+" in the data directory of a site that had one node"))
 	}
 	listens := l.Listen != "" || l.WebSocket.Listen != ""
 	switch {

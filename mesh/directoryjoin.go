@@ -102,6 +102,7 @@ func (d *directory) admitJoiner(ctx context.Context, m *nats.Msg) {
 		answer.Starting = true
 		n.Log.WarnContext(ctx, "site not taken into the directory yet", "site", name, "err", err)
 	default:
+		d.apply(ctx) // it dials as soon as it has the answer
 		answer.exchange = d.outgoing()
 		answer.Starting = !d.complete()
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nkeys"
+
 	"weft.dev/weft/internal/conf"
 )
 
@@ -45,7 +47,7 @@ func (d *directory) isDirty() bool {
 // has joined by and the one it is about to.
 func (d *directory) own(home string) (entry, error) {
 	n := d.node
-	e := entry{Site: n.Site, Role: d.cfg.Role, Export: d.cfg.Export, URLs: d.addresses(), Issued: n.Now().UnixMilli()}
+	e := entry{Site: n.Site, Role: d.cfg.Role, Export: d.cfg.Export, URLs: d.urls, Issued: n.Now().UnixMilli()}
 	var err error
 	if e.PublicKey, err = publicKey(n.cfg.Links.NKey); err != nil {
 		return e, fmt.Errorf("read mesh.links.nkey: %w", err)
@@ -149,9 +151,12 @@ func (d *directory) merge(ctx context.Context, l *link, in exchange) error {
 
 // learn takes over entries and tombstones, each that fits.
 func (d *directory) learn(ctx context.Context, in exchange, ofEdge bool) {
-	for i, r := range in.Records {
+	if len(in.Records) > maxSites || len(in.Gone) > maxGone {
+		d.complain(ctx, in.From, in.From, reject("limit", "it has %d sites and %d forgotten ones, at most %d and %d are taken", len(in.Records), len(in.Gone), maxSites, maxGone))
+	}
+	for _, r := range in.Records[:min(len(in.Records), maxSites)] {
 		e, err := r.open()
-		if i >= maxSites || e.Site == d.node.Site || ofEdge && e.Site != in.From {
+		if ofEdge && e.Site != in.From {
 			continue
 		}
 		if err == nil {
@@ -162,10 +167,12 @@ func (d *directory) learn(ctx context.Context, in exchange, ofEdge bool) {
 	if ofEdge {
 		return
 	}
-	for i, t := range in.Gone {
-		if i < maxGone && conf.Name("site", t.Site) == nil && len(t.PublicKey) < 64 {
-			d.complain(ctx, t.Site, in.From, d.bury(ctx, t))
+	for _, t := range in.Gone[:min(len(in.Gone), maxGone)] {
+		if conf.Name("site", t.Site) != nil || !nkeys.IsValidPublicUserKey(t.PublicKey) {
+			d.refused.count("format")
+			continue
 		}
+		d.complain(ctx, t.Site, in.From, d.bury(ctx, t))
 	}
 }
 
@@ -180,7 +187,7 @@ func (d *directory) complain(ctx context.Context, site, from string, err error) 
 			d.node.refuse(site, fmt.Sprintf("directory of site %s: %s", from, no.text))
 		}
 	default:
-		d.node.Log.WarnContext(ctx, "directory of a site not taken over", "site", from, "about", site, "err", err)
+		d.node.Log.DebugContext(ctx, "directory of a site not taken over", "site", from, "about", site, "err", err)
 	}
 }
 
@@ -195,9 +202,7 @@ func (d *directory) compare(ctx context.Context) {
 		l.mu.Lock()
 		up, since := l.state.up, l.state.since
 		l.mu.Unlock()
-		c := d.compared[l.Name]
-		if !up || c.busy || time.Since(c.at) < lookEvery ||
-			c.version == version && c.link.Equal(since) && time.Since(c.at) < compareEvery {
+		if !up || !d.compared[l.Name].due(version, since) {
 			continue
 		}
 		data, err := json.Marshal(d.outgoing())
@@ -210,6 +215,18 @@ func (d *directory) compare(ctx context.Context) {
 	}
 }
 
+// due tells whether it is time to compare with a site whose link is up since then.
+func (c compare) due(version int, link time.Time) bool {
+	switch ago := time.Since(c.at); {
+	case c.busy:
+		return false
+	case c.failed:
+		return ago > compareAgain
+	default:
+		return c.version != version || !c.link.Equal(link) || ago > compareEvery
+	}
+}
+
 func (d *directory) compareWith(ctx context.Context, l *link, data []byte, done compare) {
 	own, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -218,15 +235,13 @@ func (d *directory) compareWith(ctx context.Context, l *link, data []byte, done 
 	if err == nil {
 		err = json.Unmarshal(raw, &in)
 	}
-	if err != nil {
-		done = compare{} // once more
-	}
-	done.at = time.Now()
+	done.at, done.failed = time.Now(), err != nil
 	d.result(ctx, func(ctx context.Context) {
-		d.compared[l.Name] = done
 		if err == nil {
 			err = d.merge(ctx, l, in)
+			done.failed = err != nil
 		}
+		d.compared[l.Name] = done
 		d.complain(ctx, l.Name, l.Name, err)
 	})
 }
@@ -372,7 +387,7 @@ func (d *directory) apply(ctx context.Context) {
 		if l == nil || !reflect.DeepEqual(l.Link, want) {
 			l = newLink(n, want)
 			n.metrics.lost.WithLabelValues(want.Name)
-			l.state.yields = l.mayYield() && len(d.addresses()) > 0 // the other will dial
+			l.state.yields = l.mayYield() && len(d.urls) > 0 // the other will dial
 		}
 		list = append(list, l)
 	}
@@ -414,7 +429,7 @@ func (d *directory) agreement(e entry, others []*link) (Link, bool) {
 		l.Relays = true
 	}
 	l.URLs = d.reachable(e, others)
-	if len(l.URLs) == 0 && len(d.addresses()) == 0 && n.cfg.Links.Listen == "" && n.cfg.Links.WebSocket.Listen == "" {
+	if len(l.URLs) == 0 && len(d.urls) == 0 && n.cfg.Links.Listen == "" && n.cfg.Links.WebSocket.Listen == "" {
 		n.refuse(e.Site, fmt.Sprintf("mesh.links.directory.advertise: neither site %s nor this one can be dialled", e.Site))
 		return l, false
 	}

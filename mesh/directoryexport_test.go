@@ -1,0 +1,4 @@
+package mesh
+
+// JoinPassword is that of sites that join.
+func JoinPassword(d Directory) string { return d.derive("join") }
