@@ -24,7 +24,7 @@ func (c *cli) load() *cobra.Command {
 			cmd.AddCommand(sub)
 		}
 	}
-	cmd.AddCommand(c.chaos(), c.catchUp())
+	cmd.AddCommand(c.chaos(), c.idle(), c.catchUp())
 	return cmd
 }
 
