@@ -77,6 +77,7 @@ func Open(cfg Config, s obs.Scope) (*Pool, error) {
 	mc := memberlist.DefaultLANConfig()
 	mc.Name, mc.Label = cfg.Node, "weft/"+cfg.Site
 	mc.DeadNodeReclaimTime = reclaim
+	mc.EnableCompression = false // messages are small, and a compressor for each is most of what an idle node allocates
 	mc.Logger = log.New(&logWriter{pool: p}, "", 0)
 	d := &delegate{pool: p, meta: meta}
 	mc.Delegate, mc.Events, mc.Merge, mc.Alive, mc.Conflict = d, d, d, d, d
