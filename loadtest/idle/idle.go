@@ -137,7 +137,7 @@ func measure(ctx context.Context, cfg Config, size int) (looks []Memory, err err
 			return nil, err
 		}
 	}
-	looks, err = look(ctx, cfg.After, nodes, Memory{Size: size, When: "start"}, begun)
+	looks, err = looker{cfg.After, nodes}.look(ctx, "start", begun)
 	if err != nil || cfg.Load == 0 {
 		return looks, err
 	}
@@ -147,22 +147,27 @@ func measure(ctx context.Context, cfg Config, size int) (looks []Memory, err err
 	if err := errors.Join(err, report.Failed()); err != nil {
 		return nil, err
 	}
-	more, err := look(ctx, cfg.After, nodes, Memory{Size: size, When: "load"}, time.Now())
+	more, err := looker{cfg.After, nodes}.look(ctx, "load", time.Now())
 	return append(looks, more...), err
 }
 
-// look reads the nodes' memory at the given times after begun.
-func look(ctx context.Context, after []time.Duration, nodes []*node, as Memory, begun time.Time) ([]Memory, error) {
+// looker reads the memory of a site's nodes.
+type looker struct {
+	after []time.Duration
+	nodes []*node
+}
+
+// look reads it at the given times after begun.
+func (l looker) look(ctx context.Context, when string, begun time.Time) ([]Memory, error) {
 	var out []Memory
-	for _, d := range after {
+	for _, d := range l.after {
 		select {
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		case <-time.After(time.Until(begun.Add(d))):
 		}
-		for _, n := range nodes {
-			m := as
-			m.Node, m.After = n.name, d.Seconds()
+		for _, n := range l.nodes {
+			m := Memory{Size: len(l.nodes), Node: n.name, When: when, After: d.Seconds()}
 			if err := n.memory(&m); err != nil {
 				return nil, err
 			}

@@ -21,7 +21,8 @@ type node struct {
 	gateway, admin string // addresses
 	config         string
 	cmd            *exec.Cmd
-	gone           chan error // the end of the process
+	gone           chan struct{} // closed when the process has ended
+	end            error         // how; to be read once gone is closed
 }
 
 // makeSite writes what the nodes of a site need.
@@ -77,8 +78,11 @@ func (n *node) start(binary string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start node %s: %w", n.name, err)
 	}
-	n.cmd, n.gone = cmd, make(chan error, 1)
-	go func() { n.gone <- cmd.Wait() }() // ends with the process
+	n.cmd, n.gone = cmd, make(chan struct{})
+	go func() { // ends with the process
+		n.end = cmd.Wait()
+		close(n.gone)
+	}()
 	return nil
 }
 
@@ -103,10 +107,9 @@ func (n *node) ready(ctx context.Context) error {
 			}
 		}
 		select {
-		case err := <-n.gone:
-			n.gone <- err
+		case <-n.gone:
 			log, _ := os.ReadFile(filepath.Join(n.dir, "log.txt")) // without it there is still the error
-			return fmt.Errorf("node %s ended: %w\n%s", n.name, err, log)
+			return fmt.Errorf("node %s ended: %w\n%s", n.name, n.end, log)
 		case <-ctx.Done():
 			return fmt.Errorf("node %s is not ready: %w", n.name, ctx.Err())
 		case <-tick.C:
