@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/pki"
 	"weft.dev/weft/internal/wefttest"
@@ -127,7 +128,7 @@ func TestDirectoryNewSiteNeedsOneURL(t *testing.T) {
 	publish(t, a.Bus(), "orders.created", "a", 20)
 	publish(t, b.Bus(), "orders.created", "b", 20)
 	level(t, a.Bus(), b.Bus(), 40)
-	was := since(t, a)
+	undisturbed := m.undisturbed("a", "b")
 	start := time.Now()
 	c := m.add("c", nil, "b")
 	ready := time.Since(start)
@@ -142,19 +143,42 @@ func TestDirectoryNewSiteNeedsOneURL(t *testing.T) {
 	publish(t, c.Bus(), "orders.created", "c", 20)
 	level(t, a.Bus(), c.Bus(), 60)
 	level(t, b.Bus(), c.Bus(), 60)
-	if now := since(t, a); !now.Equal(was) {
-		t.Errorf("the link of a and b was up since %s and is since %s", was, now)
-	}
+	undisturbed()
 }
 
-// since is when the first link came up.
-func since(t *testing.T, n *mesh.Node) time.Time {
-	t.Helper()
-	st, err := n.Status(t.Context())
-	if err != nil {
-		t.Fatal(err)
+// undisturbed returns what tells, later, whether the link between two sites has
+// been up all the time, and its sessions open.
+func (m *members) undisturbed(x, y string) func() {
+	m.t.Helper()
+	look := func(at, to string) (time.Time, []mesh.Incident) {
+		st, err := m.node[at].Status(m.t.Context())
+		if err != nil {
+			m.t.Fatal(err)
+		}
+		i := slices.IndexFunc(st.Links, func(l mesh.LinkStatus) bool { return l.Site == to })
+		return st.Links[i].Since, st.Links[i].Incidents
 	}
-	return st.Links[0].Since
+	sinceX, incidentsX := look(x, y)
+	sinceY, incidentsY := look(y, x)
+	return func() {
+		m.t.Helper()
+		// What is sent now arrives by the sessions that were open, or by new ones.
+		for _, way := range [][2]*bus.Bus{{m.node[x].Bus(), m.node[y].Bus()}, {m.node[y].Bus(), m.node[x].Bus()}} {
+			before := count(m.t, way[1])
+			publish(m.t, way[0], "orders.more", "more-"+way[0].Site(), 5)
+			wefttest.Eventually(m.t, 20*time.Second, "events over the link", func() bool { return count(m.t, way[1]) >= before+5 })
+		}
+		for _, s := range []struct {
+			at, to    string
+			since     time.Time
+			incidents []mesh.Incident
+		}{{x, y, sinceX, incidentsX}, {y, x, sinceY, incidentsY}} {
+			since, incidents := look(s.at, s.to)
+			if !since.Equal(s.since) || !slices.Equal(incidents, s.incidents) {
+				m.t.Errorf("at site %s the link to %s was up since %s with %v and is since %s with %v", s.at, s.to, s.since, s.incidents, since, incidents)
+			}
+		}
+	}
 }
 
 // A site that has joined once comes back when the one it joined by is gone, and

@@ -91,6 +91,7 @@ func (c linkCounter) Imported(events int) {
 func (c linkCounter) Known(events int) {
 	c.m.known.WithLabelValues(c.peer).Add(float64(events))
 }
+
 func (c linkCounter) Duplicate()  { c.incident("duplicate") }
 func (c linkCounter) Refused()    { c.incident("refused") }
 func (c linkCounter) Restarted()  { c.incident("restarted") }

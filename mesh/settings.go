@@ -155,8 +155,11 @@ func permissions(publish, subscribe []string) string {
 }
 
 // ownSubjects are written by the node alone: events of other sites, positions,
-// and what crosses links.
-var ownSubjects = []string{transfer.Staged + ">", "weft.off.>", "wl.>"}
+// what crosses links, and the directory of sites.
+var ownSubjects = []string{
+	transfer.Staged + ">", "weft.off.>", "wl.>",
+	"$KV." + sitesBucket + ".>", "$JS.*.API.$KV." + sitesBucket + ".>",
+}
 
 func quoted(list []string) string {
 	if len(list) == 0 {
