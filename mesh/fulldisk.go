@@ -35,7 +35,7 @@ const (
 // writes until its store is opened anew, which otherwise only a restart does.
 type disk struct {
 	node    *Node
-	area    *staging      // set before the server starts
+	area    *staging      // set before the server starts; owned by watch once it runs
 	noSpace chan struct{} // the server could not write; holds one value
 
 	mu   sync.Mutex
@@ -50,6 +50,9 @@ func (n *Node) Trouble() error {
 	defer n.disk.mu.Unlock()
 	return n.disk.full
 }
+
+// imports tells whether this node takes over the events of linked sites.
+func (n *Node) imports() bool { return n.leads() && n.Trouble() == nil }
 
 // diskStatus is the disk as others are told of it.
 func (n *Node) diskStatus() *Disk {
@@ -90,6 +93,8 @@ func (d *disk) watch(ctx context.Context) error {
 			return nil
 		}
 		switch full := d.node.Trouble() != nil; {
+		case !full && d.area.tight():
+			d.stageOnDisk(ctx)
 		case !full && (failed || d.short()):
 			d.halt(ctx)
 			closed = time.Now()
@@ -98,6 +103,8 @@ func (d *disk) watch(ctx context.Context) error {
 				closed = time.Now()
 				d.node.Log.WarnContext(ctx, "store not opened after the disk was full", "err", err)
 			}
+		case full:
+			d.leave(ctx) // a change of settings opens it again
 		}
 	}
 }
@@ -129,8 +136,14 @@ func (d *disk) halt(ctx context.Context) {
 	n := d.node
 	d.set(ctx, true)
 	n.bus.Hinder(n.Trouble(), !n.cfg.Clustered())
+	d.leave(ctx)
+}
+
+// leave closes the store of one node of several.
+func (d *disk) leave(ctx context.Context) {
+	n := d.node
 	s := n.server()
-	if !n.cfg.Clustered() || s == nil {
+	if !n.cfg.Clustered() || s == nil || !s.JetStreamEnabled() {
 		return
 	}
 	if n.leads() { // an election without a farewell takes seconds
@@ -175,6 +188,16 @@ func (d *disk) resume(ctx context.Context) error {
 	d.set(ctx, false)
 	n.bus.Hinder(nil, false)
 	return nil
+}
+
+// stageOnDisk has batches staged on disk from now on. When memory is full the
+// server stores none, and nothing of linked sites is taken over.
+func (d *disk) stageOnDisk(ctx context.Context) {
+	d.area.full = true
+	d.node.Log.WarnContext(ctx, "commits are staged on disk: the memory file system is full", "dir", memoryDir)
+	if err := d.resume(ctx); err != nil {
+		d.node.Log.WarnContext(ctx, "store not opened after the memory file system was full", "err", err)
+	}
 }
 
 // set notes whether the disk is full, and logs a change.

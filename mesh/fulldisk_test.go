@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -191,4 +193,30 @@ func TestFullDisksOfASite(t *testing.T) {
 	}
 	settled(t, c)
 	stored(t, c.Nodes[1].Bus(), stop())
+}
+
+// The memory file system for staging is full, by whatever else uses it: commits
+// are staged on disk from then on, and the events of linked sites still come.
+func TestFullStaging(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	link := filepath.Join(p.deps["b"].Dir, "nats/jetstream/WEFT/streams/EVENTS/batches")
+	area, err := os.Readlink(link)
+	if err != nil {
+		t.Skipf("no memory file system is used here: %v", err)
+	}
+	wefttest.Mount(t, area).Fill()
+	publish(t, p.node["b"].Bus(), "orders.created", "b", 200)
+	publish(t, p.node["a"].Bus(), "orders.created", "a", 200)
+	level(t, p.node["a"].Bus(), p.node["b"].Bus(), 400)
+	if info, err := os.Lstat(link); err == nil && !info.IsDir() {
+		t.Errorf("staging is still %s", info.Mode())
+	}
+	if err := p.node["b"].Trouble(); err != nil {
+		t.Error(err)
+	}
+	st, err := p.node["b"].Status(t.Context())
+	if err != nil || slices.ContainsFunc(st.Links[0].Incidents, func(i mesh.Incident) bool { return i.Kind == "refused" }) {
+		t.Errorf("link = %+v, %v", st.Links, err)
+	}
 }

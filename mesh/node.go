@@ -132,7 +132,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	}
 	if n.cfg.Events.Staging == stagingMemory && n.cfg.Replicas() == 1 { // replicated batches are staged in memory anyway
 		if err := area.make(); err != nil {
-			n.Log.WarnContext(ctx, "commits are staged on disk: no memory file system", "err", err)
+			n.Log.WarnContext(ctx, "commits are staged on disk: no room in a memory file system", "err", err)
 		}
 	}
 	if err := n.setFormed(); err != nil {

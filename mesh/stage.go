@@ -24,7 +24,12 @@ type staging struct {
 	prefix string // of the areas of this site
 	old    string // the area of a process that died, for the server's recovery
 	own    string
+	full   bool // the memory file system was, so own is left
 }
+
+// stagingRoom is what the memory file system must have free, in bytes: batches of
+// 6 MiB, of publishes and of links, one being committed and the next one sent.
+const stagingRoom = 24 << 20
 
 // newStaging notes the area that an earlier process left, before the server
 // recovers from it.
@@ -48,6 +53,9 @@ func (s *staging) make() error {
 	if _, err := os.Stat(filepath.Dir(s.link)); err != nil {
 		return fmt.Errorf("find the stream's directory: %w", err)
 	}
+	if now := diskOf(memoryDir); now != nil && now.Free < stagingRoom {
+		return fmt.Errorf("make staging area: %s has %s left", memoryDir, sizeOf(now.Free))
+	}
 	area, err := os.MkdirTemp(memoryDir, filepath.Base(s.prefix)) // for this user alone
 	if err != nil {
 		return fmt.Errorf("make staging area: %w", err)
@@ -62,10 +70,19 @@ func (s *staging) make() error {
 	return nil
 }
 
+// tight tells whether an area in use is about to have no space.
+func (s *staging) tight() bool {
+	if s.own == "" || s.full {
+		return false
+	}
+	now := diskOf(s.own)
+	return now != nil && now.Free < stagingRoom
+}
+
 // renew links a new area in after the server has recovered while this process
 // went on. What it stages on disk since then stays there.
 func (s *staging) renew() error {
-	if s.own == "" {
+	if s.own == "" || s.full {
 		return nil
 	}
 	was := s.own

@@ -494,31 +494,34 @@ func (in *intake) store(ctx context.Context, b *bus.Batch, events []record) erro
 	case errors.Is(err, bus.ErrUnavailable), errors.Is(err, bus.ErrConflict), ctx.Err() != nil:
 		return err
 	}
-	switch {
-	case len(events) > 1:
+	if len(events) > 1 {
 		for _, half := range [][]record{events[:len(events)/2], events[len(events)/2:]} {
 			if err := in.store(ctx, in.batch(half), half); err != nil {
 				return err
 			}
 		}
 		return nil
-	case errors.Is(err, bus.ErrDuplicate):
+	}
+	if err := in.commit(ctx, in.Bus.Begin(), in.behind(events), in.steps(events)); err != nil {
+		return err // it will be offered again
+	}
+	if errors.Is(err, bus.ErrDuplicate) {
 		in.Count.Duplicate()
-	default:
+	} else {
 		in.Count.Refused()
 		in.Log.ErrorContext(ctx, "event of a linked site refused by the own stream and left out", "site", in.Peer, "subject", events[0].Subject, "err", err)
 	}
-	return in.commit(ctx, in.Bus.Begin(), in.behind(events), in.steps(events))
+	return nil
 }
 
 // insists tells whether a batch of this one event alone was incomplete again and
-// again: messages get lost, but not so often.
+// again: messages get lost, but not so often. A node without space may store none.
 func (in *intake) insists(seq uint64) bool {
 	if in.stuck != seq {
 		in.stuck, in.tries, in.since = seq, 0, time.Now()
 	}
 	in.tries++
-	return in.tries >= insistent && time.Since(in.since) > silence
+	return in.tries >= insistent && time.Since(in.since) > silence && in.Active()
 }
 
 // behind is the position after events.
