@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nuid"
+
+	"weft.dev/weft/internal/wire"
 )
 
 var (
@@ -29,61 +31,76 @@ const MaxAtomic = batchEvents
 // before. One that is not committed is forgotten after a few seconds. It is used
 // by one goroutine at a time.
 type Batch struct {
-	bus *Bus
-	id  []string
-	n   int
-	err error // why it cannot be committed
+	bus  *Bus
+	near *wire.Conn // nil: there is none
+	id   string
+	n    int
+	err  error // why it cannot be committed
 }
 
 // Begin begins a batch.
-func (b *Bus) Begin() *Batch { return &Batch{bus: b, id: []string{nuid.Next()}} }
+func (b *Bus) Begin() *Batch {
+	a := &Batch{bus: b, id: nuid.Next()}
+	a.near, a.err = b.near.get()
+	return a
+}
 
-// Add sends a message as it is, but for the batch headers, which are set in
-// place. Commit tells what went wrong.
-func (a *Batch) Add(m *nats.Msg) { a.send(m, "") }
-
-func (a *Batch) send(m *nats.Msg, reply string) {
-	switch {
-	case a.err != nil:
+// Add adds a message. Commit tells what went wrong.
+func (a *Batch) Add(m wire.Message) {
+	if m, ok := a.next(m, ""); !ok {
 		return
-	case a.n == MaxAtomic:
+	} else if a.near != nil {
+		a.note(a.near.Publish(m))
+	} else {
+		a.note(a.bus.nc.PublishMsg(message(m)))
+	}
+}
+
+// next numbers a message. The server looks for its own headers first, from the
+// front.
+func (a *Batch) next(m wire.Message, last string) (_ wire.Message, ok bool) {
+	if a.n == MaxAtomic && a.err == nil {
 		a.err = fmt.Errorf("%w: more than %d messages", ErrUnavailable, MaxAtomic)
-		return
 	}
-	if m.Header == nil {
-		m.Header = nats.Header{}
+	if a.err != nil {
+		return m, false
 	}
-	m.Header[headerBatchID] = a.id
-	m.Header[headerBatchSeq] = sequences[a.n : a.n+1 : a.n+1]
-	m.Reply = reply
-	if reply != "" {
-		m.Header[headerBatchCommit] = sequences[0:1:1]
-	}
+	m.First = headerBatchID + ": " + a.id + "\r\n" + headerBatchSeq + ": " + sequences[a.n] + "\r\n" + last + m.First
 	a.n++
-	if err := a.bus.nc.PublishMsg(m); err != nil {
+	return m, true
+}
+
+func (a *Batch) note(err error) {
+	if err != nil {
 		a.err, _ = sendError(err)
 	}
 }
 
+// message is a message as the connection takes it that all else uses.
+func message(m wire.Message) *nats.Msg {
+	out := &nats.Msg{Subject: m.Subject, Header: nats.Header{}, Data: m.Data}
+	for _, part := range [][]byte{[]byte(m.First), m.Header} {
+		_ = wire.Lines(part, func(name, value []byte) { // what are no lines the server would refuse
+			out.Header[string(name)] = append(out.Header[string(name)], string(value))
+		})
+	}
+	return out
+}
+
 // Commit adds a last message and stores the batch; it returns the sequence of
 // that message. ErrUnavailable leaves open whether the batch is stored.
-func (a *Batch) Commit(ctx context.Context, m *nats.Msg) (last uint64, err error) {
-	inbox := a.bus.nc.NewRespInbox()
-	sub, err := a.bus.nc.SubscribeSync(inbox)
-	if err != nil {
-		return 0, unavailable("commit", err)
-	}
-	defer func() { _ = sub.Unsubscribe() }()
-	if a.send(m, inbox); a.err != nil {
-		return 0, fmt.Errorf("commit: %w", a.err)
-	}
+func (a *Batch) Commit(ctx context.Context, m wire.Message) (last uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, ackWait)
 	defer cancel()
-	answer, err := sub.NextMsgWithContext(ctx)
-	if err != nil {
-		return 0, unavailable("commit", err)
+	var data []byte
+	if m, ok := a.next(m, headerBatchCommit+": 1\r\n"); ok {
+		data, err = a.request(ctx, m)
+		a.note(err)
 	}
-	ack, err := readAck(answer)
+	if a.err != nil {
+		return 0, fmt.Errorf("commit: %w", a.err)
+	}
+	ack, err := readAck(&nats.Msg{Data: data})
 	switch {
 	case err != nil:
 		return 0, unavailable("commit", err)
@@ -91,6 +108,17 @@ func (a *Batch) Commit(ctx context.Context, m *nats.Msg) (last uint64, err error
 		return 0, fmt.Errorf("commit: %w: %w", atomicError(ack.Error), ack.Error)
 	}
 	return ack.Seq, nil
+}
+
+func (a *Batch) request(ctx context.Context, m wire.Message) ([]byte, error) {
+	if a.near != nil {
+		return a.near.Request(ctx, m)
+	}
+	answer, err := a.bus.nc.RequestMsgWithContext(ctx, message(m))
+	if err != nil {
+		return nil, err
+	}
+	return answer.Data, nil
 }
 
 func atomicError(e *apiError) error {

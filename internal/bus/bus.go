@@ -47,6 +47,7 @@ type Bus struct {
 	// single: the stream has one replica, so any answer is the leader's.
 	single   atomic.Bool
 	hindered atomic.Pointer[hindrance] // nil: publishes are taken
+	near     near
 	pub      *committer
 	m        *metrics
 }
@@ -136,7 +137,10 @@ func Reserve(site string, s obs.Scope, opts ...Option) *Bus {
 }
 
 // Attach gives a reserved Bus its connection, once, before any other use.
-func (b *Bus) Attach(nc *nats.Conn) error {
+func (b *Bus) Attach(nc *nats.Conn, opts ...Option) error {
+	for _, o := range opts {
+		o(b)
+	}
 	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(apiTimeout))
 	if err != nil {
 		return fmt.Errorf("use jetstream: %w", err)
@@ -147,7 +151,10 @@ func (b *Bus) Attach(nc *nats.Conn) error {
 }
 
 // Run commits publishes until ctx ends, then commits what is queued.
-func (b *Bus) Run(ctx context.Context) error { return b.pub.run(ctx) }
+func (b *Bus) Run(ctx context.Context) error {
+	defer b.near.close()
+	return b.pub.run(ctx)
+}
 
 // Site is the name of the site the connection leads to.
 func (b *Bus) Site() string { return b.site }

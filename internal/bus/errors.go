@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"weft.dev/weft/event"
+	"weft.dev/weft/internal/wire"
 )
 
 // ErrUnavailable: the mesh cannot take or serve it now; the same call may
@@ -53,9 +54,9 @@ func refusal(e *apiError) error {
 // sendError maps an error of the connection. Again tells whether to retry.
 func sendError(err error) (mapped error, again bool) {
 	switch {
-	case errors.Is(err, nats.ErrMaxPayload):
+	case errors.Is(err, nats.ErrMaxPayload), errors.Is(err, wire.ErrTooLarge):
 		return fmt.Errorf("%w: %w", event.TooLarge("data", "an event that fits the server's max_payload", 0), err), false
-	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg):
+	case errors.Is(err, nats.ErrBadSubject), errors.Is(err, nats.ErrBadHeaderMsg), errors.Is(err, wire.ErrBadSubject), errors.Is(err, wire.ErrBadHeader):
 		return fmt.Errorf("%w: %w", event.ErrRejected, err), false
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining):
 		return fmt.Errorf("%w: %w", ErrUnavailable, err), false

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -305,6 +304,7 @@ type session struct {
 	pending     uint64 // wanted events not sent yet
 	heard       time.Time
 	buf         []byte // events of the frame in the making
+	lines       []byte // headers of the last one
 	count       int
 	seqs        []uint64 // theirs
 	upTo        uint64
@@ -386,32 +386,28 @@ func (s *session) add(m jetstream.Msg) error {
 	}
 	s.buf = appendRecord(s.buf, record{
 		Seq: md.Sequence.Stream, At: md.Timestamp.UnixNano(),
-		Subject: m.Subject(), Header: s.named(m, md), Data: m.Data(),
+		Subject: m.Subject(), Header: s.header(m, md), Data: m.Data(),
 	})
 	s.count++
 	s.seqs = append(s.seqs, md.Sequence.Stream)
 	return nil
 }
 
-// named returns the headers of a message. One that may have no valid id, as
+// header writes the headers of a message. One that may have no valid id, as
 // native clients publish them, is named by its place in the first stream that
 // had it. The place of an event of this site is what the stream says, whatever
 // the message may.
-func (s *session) named(m jetstream.Msg, md *jetstream.MsgMetadata) map[string][]string {
-	h := map[string][]string(m.Headers())
-	if h[event.HeaderOrigin] != nil && originOf(m.Subject()) == s.Here {
-		h = maps.Clone(h)
-		delete(h, event.HeaderOrigin)
+func (s *session) header(m jetstream.Msg, md *jetstream.MsgMetadata) []byte {
+	h, but := m.Headers(), ""
+	if originOf(m.Subject()) == s.Here {
+		but = event.HeaderOrigin
 	}
-	if id := h["ce-id"]; h[event.HeaderPosition] != nil || h[event.HeaderAccepted] != nil && len(id) > 0 && id[0] != "" {
-		return h
+	b := appendHeader(s.lines[:0], h, but)
+	if id := h["ce-id"]; h[event.HeaderPosition] == nil && (h[event.HeaderAccepted] == nil || len(id) == 0 || id[0] == "") {
+		b = appendHeader(b, map[string][]string{event.HeaderPosition: {event.PositionID(h, md.Stream, md.Sequence.Stream)}}, "")
 	}
-	out := maps.Clone(h)
-	if out == nil {
-		out = map[string][]string{}
-	}
-	out[event.HeaderPosition] = []string{event.PositionID(h, md.Stream, md.Sequence.Stream)}
-	return out
+	s.lines = b
+	return b
 }
 
 // send sends the frame in the making, or a sign of life.

@@ -21,14 +21,15 @@ type record struct {
 	Seq     uint64 // in the exporter's stream
 	At      int64  // when it was stored there, Unix ns
 	Subject string // on NATS, ev.<origin>.…
-	Header  map[string][]string
+	Header  []byte // lines as package wire takes them
 	Data    []byte
 
 	origin string // site in Subject; set when it was checked
+	place  place  // in the stream of its origin; nothing if it does not say
 }
 
 // frameVersion is the first byte of a frame.
-const frameVersion = 1
+const frameVersion = 2
 
 // appendHead writes all of a frame but its events, of which there are count.
 func (f *frame) appendHead(b []byte, count int) []byte {
@@ -39,28 +40,27 @@ func (f *frame) appendHead(b []byte, count int) []byte {
 	return b
 }
 
-// appendRecord writes one event: sequence, time, subject, number of header
-// values, each with its name, and data. Each text is preceded by its length.
+// appendRecord writes one event: sequence, time, subject, header and data. Each
+// text is preceded by its length.
 func appendRecord(b []byte, r record) []byte {
 	b = binary.AppendUvarint(binary.AppendUvarint(b, r.Seq), uint64(r.At))
 	b = appendText(b, r.Subject)
-	n := 0
-	for name, values := range r.Header {
-		if crosses(name) {
-			n += len(values)
-		}
-	}
-	b = binary.AppendUvarint(b, uint64(n))
-	for name, values := range r.Header {
-		if !crosses(name) {
+	b = append(binary.AppendUvarint(b, uint64(len(r.Header))), r.Header...)
+	b = binary.AppendUvarint(b, uint64(len(r.Data)))
+	return append(b, r.Data...)
+}
+
+// appendHeader writes those headers of a message that cross, but one, as lines.
+func appendHeader(b []byte, h map[string][]string, but string) []byte {
+	for name, values := range h {
+		if name == but || !crosses(name) {
 			continue
 		}
 		for _, v := range values {
-			b = appendText(appendText(b, name), v)
+			b = append(append(append(append(b, name...), ": "...), v...), "\r\n"...)
 		}
 	}
-	b = binary.AppendUvarint(b, uint64(len(r.Data)))
-	return append(b, r.Data...)
+	return b
 }
 
 func appendText(b []byte, s string) []byte {
@@ -69,8 +69,8 @@ func appendText(b []byte, s string) []byte {
 
 // crosses: the server's own headers are commands and marks of the stream where
 // the event was stored; only its identity and its life time go with it.
-func crosses(header string) bool {
-	return len(header) < 5 || !strings.EqualFold(header[:5], "Nats-") || header == "Nats-Msg-Id" || header == "Nats-TTL"
+func crosses[T string | []byte](header T) bool {
+	return len(header) < 5 || !strings.EqualFold(string(header[:5]), "Nats-") || string(header) == "Nats-Msg-Id" || string(header) == "Nats-TTL"
 }
 
 // A frame travels in one message, or in several if it is larger than the server
@@ -122,7 +122,7 @@ func (a *assembly) add(m []byte) (whole []byte, err error) {
 var errFrame = errors.New("damaged frame")
 
 // readFrame decodes a frame: its events follow each other and lie within it.
-// Their data are parts of b.
+// Their headers and data are parts of b.
 func readFrame(b []byte) (frame, error) {
 	r := reader{b: b}
 	if v := r.byte(); v != frameVersion {
@@ -137,15 +137,7 @@ func readFrame(b []byte) (frame, error) {
 	last := f.After
 	for range n {
 		rec := record{Seq: r.num(), At: int64(r.num()), Subject: string(r.text())}
-		headers := r.num()
-		if headers > uint64(len(r.b)) {
-			return frame{}, fmt.Errorf("%w: %d headers in %d bytes", errFrame, headers, len(b))
-		}
-		rec.Header = make(map[string][]string, min(headers, 32)+4) // and what the commit adds
-		for range headers {
-			name := string(r.text())
-			rec.Header[name] = append(rec.Header[name], string(r.text()))
-		}
+		rec.Header = r.text()
 		rec.Data = r.text()
 		if rec.Seq <= last || rec.Seq > f.UpTo {
 			return frame{}, fmt.Errorf("%w: event %d after %d in a frame up to %d", errFrame, rec.Seq, last, f.UpTo)

@@ -17,6 +17,7 @@ import (
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/run"
+	"weft.dev/weft/internal/wire"
 )
 
 // Staged is the prefix under which imported events are stored; the stream turns
@@ -366,8 +367,7 @@ func (in *intake) settleShared(ctx context.Context, events []record) error {
 	defer o.mu.Unlock()
 	fresh := make([]record, 0, len(events))
 	for _, e := range events {
-		at, ok := placeOf(e.Header)
-		if !ok || !in.shared(e.origin) || at.beyond(o.known[e.origin].place) {
+		if e.place.Seq == 0 || !in.shared(e.origin) || e.place.beyond(o.known[e.origin].place) {
 			fresh = append(fresh, e)
 		}
 	}
@@ -403,8 +403,8 @@ func (in *intake) steps(events []record) (out []step) {
 		if !in.shared(e.origin) || slices.ContainsFunc(out, func(s step) bool { return s.origin == e.origin }) {
 			continue
 		}
-		if at, ok := placeOf(e.Header); ok {
-			out = append(out, step{e.origin, at})
+		if e.place.Seq > 0 {
+			out = append(out, step{e.origin, e.place})
 		}
 	}
 	return out
@@ -413,8 +413,12 @@ func (in *intake) steps(events []record) (out []step) {
 // batch begins a batch with events.
 func (in *intake) batch(events []record) *bus.Batch {
 	b := in.Bus.Begin()
-	for _, e := range events {
-		b.Add(&nats.Msg{Subject: Staged + e.Subject[len(meshPrefix):], Header: e.Header, Data: e.Data})
+	for i := range events {
+		e, first := &events[i], ""
+		if e.origin == in.Peer {
+			first = event.HeaderOrigin + ": " + e.place.header() + "\r\n"
+		}
+		b.Add(wire.Message{Subject: Staged + e.Subject[len(meshPrefix):], First: first, Header: e.Header, Data: e.Data})
 	}
 	return b
 }
@@ -464,8 +468,8 @@ func (in *intake) unpack(m *nats.Msg, got *haul) error {
 		if has(in.taken, r.Subject, r.Seq) {
 			continue
 		}
-		if r.origin == in.Peer {
-			r.Header[event.HeaderOrigin] = []string{place{r.Seq, r.At}.header()}
+		if err := r.locate(in.Peer); err != nil {
+			return fmt.Errorf("from site %s: event %d: %w", in.Peer, r.Seq, err)
 		}
 		got.shared = got.shared || in.shared(r.origin)
 		got.events = append(got.events, r)

@@ -3,16 +3,17 @@ package transfer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"sync"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"weft.dev/weft/event"
 	"weft.dev/weft/internal/bus"
+	"weft.dev/weft/internal/wire"
 )
 
 // originPrefix is where a site keeps how far it has come with each origin whose
@@ -35,17 +36,38 @@ func (p place) header() string {
 	return strconv.FormatUint(p.Seq, 10) + " " + strconv.FormatInt(p.At, 10)
 }
 
-// placeOf reads the place that an event carries; false: it has none.
-func placeOf(header map[string][]string) (p place, ok bool) {
-	vs := header[event.HeaderOrigin]
-	if len(vs) == 0 {
-		return p, false
+// locate finds where an event stands in the stream of its origin: the peer's own
+// where the peer says it does, others where the first importer noted it. It
+// refuses headers that are none of an event: the server would act on them.
+func (r *record) locate(peer string) error {
+	var odd error
+	own := 0
+	err := wire.Lines(r.Header, func(name, value []byte) {
+		switch {
+		case !crosses(name):
+			odd = fmt.Errorf("%w: header %.40q", errFrame, name)
+		case string(name) == event.HeaderOrigin:
+			own++
+			r.place.read(string(value))
+		}
+	})
+	if r.origin == peer {
+		r.place = place{r.Seq, r.At}
 	}
-	seq, at, _ := strings.Cut(vs[0], " ")
-	var errSeq, errAt error
-	p.Seq, errSeq = strconv.ParseUint(seq, 10, 64)
-	p.At, errAt = strconv.ParseInt(at, 10, 64)
-	return p, errSeq == nil && errAt == nil
+	if err == nil && odd == nil && r.origin == peer && own > 0 {
+		odd = fmt.Errorf("%w: header %s of an event of its own", errFrame, event.HeaderOrigin)
+	}
+	return errors.Join(err, odd)
+}
+
+// read reads what header writes; what is none leaves the place empty.
+func (p *place) read(text string) {
+	seq, at, _ := strings.Cut(text, " ")
+	s, errSeq := strconv.ParseUint(seq, 10, 64)
+	t, errAt := strconv.ParseInt(at, 10, 64)
+	if errSeq == nil && errAt == nil {
+		*p = place{s, t}
+	}
 }
 
 // Origins is how far a site has come with each origin that is shared by its
@@ -101,20 +123,20 @@ type step struct {
 }
 
 // message stores a step. Called with mu held.
-func (o *Origins) message(s step) (*nats.Msg, error) {
+func (o *Origins) message(s step) (wire.Message, error) {
 	data, err := json.Marshal(s.to)
 	if err != nil {
-		return nil, fmt.Errorf("encode place: %w", err)
+		return wire.Message{}, fmt.Errorf("encode place: %w", err)
 	}
 	return offset(originPrefix+s.origin, data, o.known[s.origin].record), nil
 }
 
-// offset is a message that takes the place of the record before it.
-func offset(subject string, data []byte, before uint64) *nats.Msg {
-	return &nats.Msg{Subject: subject, Data: data, Header: nats.Header{
-		"Nats-Rollup": {"sub"},
-		"Nats-TTL":    {"never"}, // an idle link must not forget its position
-		// Of two nodes that import at once, as after an election, one gives way.
-		"Nats-Expected-Last-Subject-Sequence": {strconv.FormatUint(before, 10)},
-	}}
+// offset is a message that takes the place of the record before it. It never
+// expires: an idle link must not forget its position. Of two nodes that import at
+// once, as after an election, one gives way.
+func offset(subject string, data []byte, before uint64) wire.Message {
+	return wire.Message{
+		Subject: subject, Data: data,
+		First: "Nats-Rollup: sub\r\nNats-TTL: never\r\nNats-Expected-Last-Subject-Sequence: " + strconv.FormatUint(before, 10) + "\r\n",
+	}
 }

@@ -6,7 +6,9 @@ import (
 )
 
 func TestTakenUnderOtherFilters(t *testing.T) {
-	at := func(seq uint64, subjects ...string) position { return position{Epoch: "x", Seq: seq, Subjects: subjects} }
+	at := func(seq uint64, subjects ...string) position {
+		return position{Epoch: "x", Seq: seq, Subjects: subjects}
+	}
 	tests := []struct {
 		name     string
 		from     position
