@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -32,7 +31,10 @@ const (
 	lookEvery    = 250 * time.Millisecond
 	compareAgain = 5 * time.Second  // after a comparison that failed
 	joinEvery    = time.Second      // between two attempts to join, at first
-	joinAtMost   = 30 * time.Second // and later
+	joinAtMost   = 30 * time.Second // and later, if it was refused
+	dialAtMost   = 5 * time.Second  // or not reached
+	newsTakes    = 10 * time.Second // a site that dials may be known here only then
+	maxUnknown   = 64               // keys of sites that dial and are not known
 	rejoinAfter  = 5 * time.Second  // a link is down until its site is joined again
 	compareEvery = time.Minute      // linked sites compare their directories at least
 )
@@ -56,8 +58,6 @@ type directory struct {
 	last     map[string]time.Time // an address was tried; owned by Run
 	asking   sync.WaitGroup       // questions under way; they end with Run
 
-	read atomic.Bool // the first links are made
-
 	mu      sync.Mutex
 	book    book               // guarded by mu
 	dirty   bool               // the links may not be those of the book; guarded by mu
@@ -66,7 +66,28 @@ type directory struct {
 	joined  map[string]joined  // by key; guarded by mu
 	joins   map[string]string  // why an address is not joined by, by address; guarded by mu
 
+	unknown map[string]time.Time // since when a key that is not known dials; guarded by mu
+
 	refused refusedCounter
+}
+
+// expected tells whether a site with a key that is not known may be one of which
+// this site is about to hear: the one that dials may have heard of this one first.
+func (d *directory) expected(key string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, gone := d.book.gone[key]; gone {
+		return false
+	}
+	first, dialled := d.unknown[key]
+	if !dialled || time.Since(first) > repeatAfter+newsTakes { // long ago: it was known meanwhile
+		if len(d.unknown) >= maxUnknown {
+			clear(d.unknown)
+		}
+		first = time.Now()
+		d.unknown[key] = first
+	}
+	return time.Since(first) < newsTakes
 }
 
 // kvState is the last revision known of a key of the bucket, and whether it has a value.
@@ -104,7 +125,7 @@ func newDirectory(n *Node) *directory {
 	return &directory{
 		node: n, cfg: n.cfg.Links.Directory, work: make(chan func(context.Context), maxOffers),
 		compared: map[string]compare{}, last: map[string]time.Time{}, book: newBook(), revs: map[string]kvState{},
-		joined: map[string]joined{}, joins: map[string]string{}, wait: joinEvery, refused: n.metrics.directory,
+		joined: map[string]joined{}, joins: map[string]string{}, unknown: map[string]time.Time{}, wait: joinEvery, refused: n.metrics.directory,
 	}
 }
 
@@ -174,8 +195,6 @@ func (d *directory) offer(do func(context.Context)) {
 func (d *directory) update(ctx context.Context, e jetstream.KeyValueEntry) {
 	if e == nil {
 		d.loaded = true
-		d.apply(ctx)
-		d.read.Store(true)
 		return
 	}
 	var value []byte

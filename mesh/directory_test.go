@@ -29,13 +29,7 @@ type members struct {
 }
 
 func newMembers(t *testing.T) *members {
-	m := &members{t, map[string]mesh.Config{}, map[string]mesh.Deps{}, map[string]*mesh.Node{}, map[string]func(){}, map[string]*journal{}}
-	t.Cleanup(func() {
-		for _, stop := range m.stop {
-			stop()
-		}
-	})
-	return m
+	return &members{t, map[string]mesh.Config{}, map[string]mesh.Deps{}, map[string]*mesh.Node{}, map[string]func(){}, map[string]*journal{}}
 }
 
 // add starts a site that joins by the link addresses of others.
@@ -67,13 +61,14 @@ func (m *members) prepare(name string, log *journal, join ...string) (mesh.Confi
 
 func (m *members) start(name string) {
 	m.t.Helper()
-	m.node[name], m.stop[name] = wefttest.StartStop(m.t, m.cfg[name], m.deps[name])
+	n, stop := wefttest.StartStop(m.t, m.cfg[name], m.deps[name])
+	m.node[name], m.stop[name] = n, stop
+	m.t.Cleanup(stop) // before its directory is removed; a second time does nothing
 }
 
 // end stops a site.
 func (m *members) end(name string) {
 	m.stop[name]()
-	delete(m.stop, name)
 }
 
 // edge makes a site an edge that only dials.
@@ -239,7 +234,7 @@ func TestDirectoryEdgeOfTwoHomes(t *testing.T) {
 	level(t, b.Bus(), e.Bus(), 40)
 }
 
-// All nodes of a site that joins have its links.
+// All nodes of a site that joins have its links, and another site joins by any of them.
 func TestDirectoryClusterJoins(t *testing.T) {
 	t.Parallel()
 	m := newMembers(t)
@@ -267,6 +262,10 @@ func TestDirectoryClusterJoins(t *testing.T) {
 	publish(t, site.Nodes[1].Bus(), "orders.created", "c", 20)
 	level(t, a.Bus(), site.Nodes[2].Bus(), 40)
 	level(t, b.Bus(), site.Nodes[0].Bus(), 40)
+	d := m.add("d", func(cfg *mesh.Config) { cfg.Links.Directory.Join = []string{site.Nodes[1].LinkURL()} })
+	m.linked("d", d, "a", "b", "c")
+	publish(t, d.Bus(), "orders.created", "d", 20)
+	level(t, d.Bus(), site.Nodes[2].Bus(), 60)
 }
 
 func confSecret(raw []byte) conf.Secret { return conf.Secret(strings.TrimSpace(string(raw))) }
@@ -355,4 +354,19 @@ func TestDirectoryKinds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Sites that start before the one that they join by join when it is there.
+func TestDirectoryStartsInAnyOrder(t *testing.T) {
+	t.Parallel()
+	m := newMembers(t)
+	addr := wefttest.FreeAddr(t)
+	join := func(cfg *mesh.Config) { cfg.Links.Directory.Join = []string{"nats://" + addr} }
+	b := m.add("b", join)
+	c := m.add("c", join)
+	m.says("b", "mesh not joined yet")
+	a := m.add("a", func(cfg *mesh.Config) { cfg.Links.Listen = addr })
+	m.linked("a", a, "b", "c")
+	m.linked("b", b, "a", "c")
+	m.linked("c", c, "a", "b")
 }

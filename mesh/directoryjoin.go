@@ -128,6 +128,9 @@ func (d *directory) consider(ctx context.Context, q joinQuestion) (name string, 
 	if apart := n.Now().Sub(time.UnixMilli(q.At)).Abs(); apart > maxSkew {
 		return e.Site, reject("clock", "the clocks of site %s and site %s are %s apart: set both by NTP", e.Site, n.Site, apart.Round(time.Second))
 	}
+	if d.cfg.Role == roleEdge {
+		return e.Site, reject("role", "mesh.links.directory.join: site %s is an edge: join by a core site", n.Site)
+	}
 	if own, _ := publicKey(n.cfg.Links.NKey); e.Site == n.Site && e.PublicKey == own {
 		return e.Site, nil // a node of this site, or this one itself: it sees that by the answer
 	}
@@ -232,14 +235,15 @@ func (a attempt) exchangeOnce(s dialogue, password, inbox string, question []byt
 	if err != nil {
 		return nil, err
 	}
-	send := fmt.Sprintf("CONNECT %s\r\nLS+ %s\r\nLMSG %s + %s %s %d\r\n%s\r\n",
-		who, inbox, joinSubject, inbox, joinUser, len(question), question)
-	if _, err := io.WriteString(s, send); err != nil {
+	// The question waits until somebody there can answer: just after a start nobody can.
+	ask := fmt.Sprintf("LMSG %s + %s %s %d\r\n%s\r\n", joinSubject, inbox, joinUser, len(question), question)
+	if _, err := fmt.Fprintf(s, "CONNECT %s\r\nLS+ %s\r\n", who, inbox); err != nil {
 		return nil, a.refused(err)
 	}
 	for {
 		line, err := s.in.ReadString('\n')
 		op, args, _ := strings.Cut(strings.TrimSpace(line), " ")
+		reply := ""
 		switch {
 		case strings.Contains(line, "Authorization Violation"):
 			return nil, conf.Field("mesh.links.directory.secret", fmt.Sprintf("%s refuses it: the secret there is another, or it has no mesh.links.directory", a.who()))
@@ -247,12 +251,17 @@ func (a attempt) exchangeOnce(s dialogue, password, inbox string, question []byt
 			return nil, conf.Field(a.key, fmt.Sprintf("%s answers %q", a.who(), strings.TrimSpace(line)))
 		case err != nil:
 			return nil, &unreachable{conf.Field(a.key, fmt.Sprintf("%s does not answer: %v", a.who(), err))}
-		case op == "PING":
-			if _, err := io.WriteString(s, "PONG\r\n"); err != nil {
-				return nil, a.refused(err)
-			}
 		case op == "LMSG":
 			return payload(s.in, args)
+		case op == "LS+" && strings.HasPrefix(args, joinSubject+" "):
+			reply, ask = ask, ""
+		case op == "PING":
+			reply = "PONG\r\n"
+		}
+		if reply != "" {
+			if _, err := io.WriteString(s, reply); err != nil {
+				return nil, a.refused(err)
+			}
 		}
 	}
 }

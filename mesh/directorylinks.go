@@ -316,26 +316,31 @@ func (d *directory) arrive(ctx context.Context, u string, answer joinAnswer, err
 		err = d.settle(ctx, u, answer)
 	}
 	var away *unreachable
-	problem := ""
+	problem, most := "", joinAtMost
 	switch {
-	case err == nil && !answer.Starting:
-		d.wait, d.next = joinEvery, time.Time{}
-	default:
-		d.next, d.wait = time.Now().Add(d.wait), min(2*d.wait, joinAtMost)
-	}
-	switch {
-	case answer.Starting:
-		problem = "the site there is starting"
-	case errors.As(err, &away):
-		problem = err.Error()
-		d.node.Log.WarnContext(ctx, "mesh not joined yet", "err", err)
-	case err != nil:
+	case err != nil && !errors.As(err, &away):
 		problem = err.Error()
 		d.node.refuse("", problem)
+	case err != nil:
+		problem, most = err.Error(), dialAtMost
+	case answer.Starting:
+		problem, most = "the site there is starting", dialAtMost
 	}
 	d.mu.Lock()
-	defer d.mu.Unlock()
+	was := d.joins[u]
 	d.joins[u] = problem
+	d.mu.Unlock()
+	if problem == "" {
+		d.wait, d.next = joinEvery, time.Time{}
+		return
+	}
+	if away != nil && was != problem {
+		d.node.Log.WarnContext(ctx, "mesh not joined yet", "err", err)
+	}
+	if slices.ContainsFunc(d.cfg.Join, func(u string) bool { return d.last[u].IsZero() }) {
+		return // another address at once
+	}
+	d.next, d.wait = time.Now().Add(d.wait), min(2*d.wait, most)
 }
 
 // settle takes over the directory of a site that took this one in.

@@ -54,10 +54,12 @@ func (s *links) set(list []*link) {
 func (s *links) run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	running := map[*link]func(){}
-	defer func() {
+	defer func() { // all at once: each may wait for a stream that has no leader any more
+		var stopping sync.WaitGroup
 		for _, stop := range running {
-			stop()
+			stopping.Go(stop)
 		}
+		stopping.Wait()
 	}()
 	for {
 		list := s.all()

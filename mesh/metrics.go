@@ -48,7 +48,7 @@ func newMetrics(n *Node) *metrics {
 	m.wedged = counter("weft_mesh_link_wedged_total", "Connections to the linked site that were dead and closed.", "peer_site")
 	m.lost = counter("weft_mesh_link_lost_events_total", "Events removed before the linked site took them.", "peer_site")
 	m.directory = refusedCounter{counter("weft_mesh_directory_refused_total",
-		"What was not taken into the directory of sites: busy, size, format, signature, version, clock, name, key, address, limit, forgotten.", "reason")}
+		"What was not taken into the directory of sites: busy, size, format, signature, version, role, clock, name, key, address, limit, forgotten.", "reason")}
 	for _, l := range n.cfg.Links.Sites {
 		m.lost.WithLabelValues(l.Name)
 	}

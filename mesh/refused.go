@@ -189,16 +189,15 @@ func (n *Node) explain(line string) bool {
 		return true
 	}
 	if m := deniedKey.FindStringSubmatch(line); m != nil {
-		if n.directory != nil && !n.directory.read.Load() {
-			return true // which sites there are is known soon; it dials again
-		}
 		for _, l := range n.links.all() {
 			if l.PublicKey == m[1] {
 				n.refuse(l.Name, l.key("publicKey")+": whoever dials has not the seed to it")
 				return true
 			}
 		}
-		n.refuse("", n.deniedStranger(m[1]))
+		if n.directory == nil || !n.directory.expected(m[1]) {
+			n.refuse("", n.deniedStranger(m[1]))
+		}
 		return true
 	}
 	if m := deniedTLS.FindStringSubmatch(line); m != nil {
