@@ -88,6 +88,7 @@ func (c linkCounter) Imported(events int) {
 	c.m.imported.WithLabelValues(c.peer).Add(float64(events))
 	c.m.node.history.took(c.peer, events)
 }
+
 func (c linkCounter) Known(events int) {
 	c.m.known.WithLabelValues(c.peer).Add(float64(events))
 }
