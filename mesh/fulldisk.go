@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+
 	"weft.dev/weft/internal/bus"
 	"weft.dev/weft/internal/run"
 )
@@ -28,7 +30,15 @@ const (
 	// reopenAfter is how long a store stays closed at least: the server may be closing
 	// it by itself. It also spaces attempts to open it.
 	reopenAfter = time.Second
+	// closeTimeout is how long the node waits for the server to close its store. One
+	// of several that was catching up may not get to it before the leader has sent
+	// all, or ever: after stuckAfter the node ends, to be started again.
+	closeTimeout = 3 * time.Second
+	stuckAfter   = time.Minute
 )
+
+// errOpen: the server has not closed its store yet.
+var errOpen = errors.New("the server is still closing it")
 
 // disk keeps a node from running into the end of its disk, and gets it going
 // again when there is space. A server that could not write refuses all further
@@ -37,6 +47,7 @@ type disk struct {
 	node    *Node
 	area    *staging      // set before the server starts; owned by watch once it runs
 	noSpace chan struct{} // the server could not write; holds one value
+	closing chan struct{} // closed when the server's closing of the store is over; owned by watch
 
 	mu   sync.Mutex
 	full error // guarded by mu: why no events are taken; nil if they are
@@ -82,7 +93,7 @@ func (d *disk) await(ctx context.Context) error {
 func (d *disk) watch(ctx context.Context) error {
 	tick := time.NewTicker(diskEvery)
 	defer tick.Stop()
-	var closed time.Time // when the store was, or an attempt to open it failed
+	var closed, roomySince time.Time // when the store was closed, or an attempt to open it failed; space came back
 	for {
 		failed := false
 		select {
@@ -97,9 +108,15 @@ func (d *disk) watch(ctx context.Context) error {
 			d.stageOnDisk(ctx)
 		case !full && (failed || d.short()):
 			d.halt(ctx)
-			closed = time.Now()
+			closed, roomySince = time.Now(), time.Time{}
 		case full && time.Since(closed) > reopenAfter && d.roomy():
+			if roomySince.IsZero() {
+				roomySince = time.Now()
+			}
 			if err := d.resume(ctx); err != nil {
+				if errors.Is(err, errOpen) && time.Since(roomySince) > stuckAfter && ctx.Err() == nil {
+					return fmt.Errorf("open the store after the disk was full: %w: start the node again", err)
+				}
 				closed = time.Now()
 				d.node.Log.WarnContext(ctx, "store not opened after the disk was full", "err", err)
 			}
@@ -154,9 +171,35 @@ func (d *disk) leave(ctx context.Context) {
 			n.Log.DebugContext(ctx, "lead not handed over", "err", err)
 		}
 	}
-	if err := s.ShutdownJetStream(); err != nil {
+	if err := d.shut(ctx, s); err != nil {
 		n.Log.WarnContext(ctx, "store not closed on a full disk", "err", err)
 	}
+}
+
+// shut closes the store, and waits for it no longer than closeTimeout.
+func (d *disk) shut(ctx context.Context, s *server.Server) error {
+	if d.closing == nil {
+		done := make(chan struct{})
+		d.closing = done
+		go func() { // ends with the server at the latest
+			defer close(done)
+			_ = s.ShutdownJetStream() // it never returns one
+		}()
+	}
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	select {
+	case <-d.closing:
+		d.closing = nil
+	case <-timer.C:
+		return errOpen
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if s.JetStreamConfig() != nil { // it closes the store by itself, too
+		return errOpen
+	}
+	return nil
 }
 
 // resume opens the store anew and takes events again.
@@ -166,11 +209,8 @@ func (d *disk) resume(ctx context.Context) error {
 	if s == nil {
 		return errNotReady
 	}
-	if err := s.ShutdownJetStream(); err != nil {
+	if err := d.shut(ctx, s); err != nil {
 		return err
-	}
-	if s.JetStreamConfig() != nil {
-		return errors.New("the server is still closing it")
 	}
 	if err := n.reload(); err != nil { // this starts what is configured and does not run
 		return err
@@ -187,6 +227,13 @@ func (d *disk) resume(ctx context.Context) error {
 	}
 	d.set(ctx, false)
 	n.bus.Hinder(nil, false)
+	if n.cfg.Clustered() {
+		return nil
+	}
+	// Consumers would wait for signs of life of the store that was closed.
+	if err := n.bus.Conn().ForceReconnect(); err != nil {
+		return fmt.Errorf("connect to own server: %w", err)
+	}
 	return nil
 }
 
@@ -197,6 +244,7 @@ func (d *disk) stageOnDisk(ctx context.Context) {
 	d.node.Log.WarnContext(ctx, "commits are staged on disk: the memory file system is full", "dir", memoryDir)
 	if err := d.resume(ctx); err != nil {
 		d.node.Log.WarnContext(ctx, "store not opened after the memory file system was full", "err", err)
+		d.halt(ctx) // and tries again
 	}
 }
 

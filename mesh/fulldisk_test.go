@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,6 +72,28 @@ func stored(t *testing.T, b *bus.Bus, want []string) {
 	t.Logf("%d events acknowledged, %d stored", len(want), len(times))
 }
 
+// follow counts what a reader and a durable consumer are given of a stream from
+// its start, the latter perhaps twice.
+func follow(t *testing.T, b *bus.Bus) (read, consumed *atomic.Int64) {
+	t.Helper()
+	read, consumed = new(atomic.Int64), new(atomic.Int64)
+	ctx, stop := context.WithCancel(context.Background())
+	var following sync.WaitGroup
+	following.Go(func() {
+		if err := b.Read(ctx, bus.ReadConfig{}, func(event.Stored) error { read.Add(1); return nil }); err != nil {
+			t.Errorf("read: %v", err)
+		}
+	})
+	following.Go(func() {
+		cfg := bus.ConsumeConfig{Durable: "follower", From: "all"}
+		if err := b.Consume(ctx, cfg, func(_ context.Context, d *bus.Delivery) error { consumed.Add(1); return d.Ack() }); err != nil {
+			t.Errorf("consume: %v", err)
+		}
+	})
+	t.Cleanup(func() { stop(); following.Wait() })
+	return read, consumed
+}
+
 // A disk that is full refuses events at once and by name, loses none that were
 // acknowledged, and takes events again when there is space.
 func TestFullDisk(t *testing.T) {
@@ -80,6 +103,7 @@ func TestFullDisk(t *testing.T) {
 	n := wefttest.Start(t, local(), deps)
 	b := n.Bus()
 	publish(t, b, "orders.created", "before", 100)
+	read, consumed := follow(t, b)
 	stop := load(t, b, "load")
 	v.Fill()
 	wefttest.Eventually(t, 5*time.Second, "a refusal by name", func() bool { return errors.Is(try(t.Context(), b, "full"), bus.ErrDiskFull) })
@@ -96,6 +120,10 @@ func TestFullDisk(t *testing.T) {
 	v.Free()
 	wefttest.Eventually(t, 20*time.Second, "events taken again", func() bool { return try(t.Context(), b, "after") == nil })
 	stored(t, b, append(stop(), "after"))
+	want := count(t, b)
+	wefttest.Eventually(t, 45*time.Second, "all events at both that follow", func() bool {
+		return read.Load() == int64(want) && consumed.Load() >= int64(want)
+	})
 	if err := n.Trouble(); err != nil {
 		t.Error(err)
 	}

@@ -115,6 +115,9 @@ func printNodes(w io.Writer, st mesh.Status) {
 		}
 		if n.Disk != nil {
 			disk = fmt.Sprintf("%s of %s", size(n.Disk.Free), size(n.Disk.Total))
+			if n.Disk.Full {
+				disk += " FULL"
+			}
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", n.Node, state(n.Up, n.Problem), dash(role), dash(n.Version), disk, dash(n.Listen.Client), dash(n.Listen.Links))
 	}
