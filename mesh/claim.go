@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"weft.dev/weft/internal/conf"
+	"weft.dev/weft/mesh/growth"
 )
 
 const (
@@ -23,24 +24,37 @@ type marker struct {
 	// Cluster: the server would take streams of a single node for orphans of the
 	// cluster and delete them.
 	Cluster bool `json:"cluster,omitempty"`
+	// Growth is how far the change from one node to several has come; empty when
+	// there is none.
+	Growth growthStep `json:"growth,omitempty"`
 }
 
-// claim takes a data directory for this process and this node. The store must
-// never be opened by two processes, nor under another site's name: its events
-// would change their origin.
-func claim(dir string, m marker) (release func() error, err error) {
+// claim takes a data directory for this process and this node, and returns what
+// its marker says. The store must never be opened by two processes, nor under
+// another site's name: its events would change their origin.
+func claim(dir string, m marker) (found marker, release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, dataError(err)
+		return found, nil, dataError(err)
 	}
+	release, err = lockDir(dir)
+	if err != nil {
+		return found, nil, err
+	}
+	found, err = checkMarker(filepath.Join(dir, markerFile), m)
+	if err != nil {
+		return found, nil, errors.Join(dataError(err), release())
+	}
+	return found, release, nil
+}
+
+// lockDir takes a data directory for this process.
+func lockDir(dir string) (release func() error, err error) {
 	lock, err := lockPath(filepath.Join(dir, lockFile))
 	if errors.Is(err, errLocked) {
 		return nil, dataError(fmt.Errorf("%s is in use by another process", dir))
 	}
 	if err != nil {
 		return nil, dataError(err)
-	}
-	if err := checkMarker(filepath.Join(dir, markerFile), m); err != nil {
-		return nil, errors.Join(dataError(err), lock.Close())
 	}
 	return lock.Close, nil
 }
@@ -50,38 +64,44 @@ func dataError(err error) error {
 }
 
 // checkMarker compares the marker with the node, or writes it into a new directory.
-func checkMarker(path string, m marker) error {
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, os.ErrNotExist) {
-		raw, err = json.Marshal(m)
-		if err != nil {
-			return err
-		}
-		return writeWhole(path, append(raw, '\n'))
+func checkMarker(path string, m marker) (marker, error) {
+	old, err := readMarker(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return m, m.write(path)
+	case err != nil:
+		return old, err
+	case old.Site != m.Site || old.Node != m.Node:
+		return old, fmt.Errorf("%s belongs to node %s of site %s, not to node %s of site %s: set node and site to these, or another directory",
+			filepath.Dir(path), old.Node, old.Site, m.Node, m.Site)
+	case m.Cluster && !old.Cluster:
+		return old, fmt.Errorf(`%s was made with one node, the configuration has several nodes (mesh.cluster.size): run "weft mesh grow" with this configuration first`,
+			filepath.Dir(path))
+	case old.Cluster != m.Cluster:
+		return old, fmt.Errorf("%s was made with several nodes, the configuration has one node: a site cannot shrink to one (mesh.cluster.size)",
+			filepath.Dir(path))
 	}
+	return old, nil
+}
+
+func readMarker(path string) (marker, error) {
+	var m marker
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return m, err
+	}
+	if err := json.Unmarshal(raw, &m); err != nil {
+		return m, fmt.Errorf("%s is damaged: %w", path, err)
+	}
+	return m, nil
+}
+
+func (m marker) write(path string) error {
+	raw, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	var old marker
-	if err := json.Unmarshal(raw, &old); err != nil {
-		return fmt.Errorf("%s is damaged: %w", path, err)
-	}
-	if old.Cluster != m.Cluster {
-		return fmt.Errorf("%s was made with %s, the configuration has %s: a store cannot change between the two (mesh.cluster.size)",
-			filepath.Dir(path), sizeName(old), sizeName(m))
-	}
-	if old != m {
-		return fmt.Errorf("%s belongs to node %s of site %s, not to node %s of site %s: set node and site to these, or another directory",
-			filepath.Dir(path), old.Node, old.Site, m.Node, m.Site)
-	}
-	return nil
-}
-
-func sizeName(m marker) string {
-	if m.Cluster {
-		return "several nodes"
-	}
-	return "one node"
+	return writeWhole(path, append(raw, '\n'))
 }
 
 // writeWhole writes a file that is there entirely or not at all, whenever the
@@ -98,8 +118,9 @@ func writeWhole(path string, data []byte) error {
 	}
 	if err != nil {
 		_ = os.Remove(f.Name()) // the error says more
+		return err
 	}
-	return err
+	return growth.SyncDir(filepath.Dir(path))
 }
 
 var errLocked = errors.New("locked")

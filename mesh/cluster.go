@@ -134,7 +134,7 @@ func (n *Node) join(ctx context.Context) (*site, error) {
 	pool, err := gossip.Open(gossip.Config{
 		Site: n.Site, Node: n.Node, Listen: n.cfg.Gossip.Listen, Advertise: n.cfg.Gossip.Advertise,
 		Join: n.cfg.Gossip.Join, Keys: keys,
-		Self: gossip.Meta{Site: n.Site, Size: n.cfg.Cluster.Size, Route: route, Version: n.Version},
+		Self: gossip.Meta{Site: n.Site, Size: n.cfg.Cluster.Size, Route: route, Version: n.Version, Growing: n.growth.dir != ""},
 	}, scope)
 	if err != nil {
 		return nil, fmt.Errorf("join site: %w", conf.Field("mesh.gossip.listen", err.Error()))
@@ -150,6 +150,7 @@ func (n *Node) join(ctx context.Context) (*site, error) {
 		return nil, err
 	}
 	s.routes = s.addresses()
+	n.growth.from = pool.Growing()
 	return s, nil
 }
 

@@ -25,6 +25,13 @@ import (
 const childDir = "WEFT_TEST_CHILD_DIR"
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(growChildDir); dir != "" {
+		if err := growChild(dir); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if dir := os.Getenv(childDir); dir != "" {
 		if err := child(dir); err != nil {
 			fmt.Fprintln(os.Stderr, err)

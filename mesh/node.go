@@ -47,6 +47,7 @@ type Node struct {
 	keys      keys
 	metrics   *metrics
 	history   history          // of the links
+	growth    growing          // of the site, from one node to several
 	origins   transfer.Origins // whose events several links bring
 	disk      *disk
 
@@ -90,11 +91,14 @@ func (n *Node) Ready() <-chan struct{} { return n.ready }
 
 // Run serves until ctx ends, then commits what was accepted and closes the store.
 func (n *Node) Run(ctx context.Context) (err error) {
-	unlock, err := claim(n.Dir, marker{Site: n.Site, Node: n.Node, Cluster: n.cfg.Clustered()})
+	found, unlock, err := claim(n.Dir, marker{Site: n.Site, Node: n.Node, Cluster: n.cfg.Clustered()})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
+	if err := n.openGrowth(ctx, found); err != nil {
+		return err
+	}
 	area := newStaging(n.Dir, n.Site)
 	defer area.remove()
 	n.disk.area = area
@@ -124,6 +128,9 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	n.mu.Lock()
 	n.srv = s.Server
 	n.mu.Unlock()
+	if err := n.finishGrowth(ctx, s); err != nil {
+		return err
+	}
 	if err := n.bus.Attach(s.conn); err != nil {
 		return err
 	}
@@ -264,14 +271,22 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 		s.stop()
 		return nil, err
 	}
-	s.conn, err = nats.Connect("", nats.InProcessServer(srv), nats.Name("weft "+n.Node),
+	if err := n.connect(s); err != nil {
+		s.stop()
+		return nil, err
+	}
+	return s, nil
+}
+
+// connect gives the node its connection to its server.
+func (n *Node) connect(s *embedded) (err error) {
+	s.conn, err = nats.Connect("", nats.InProcessServer(s.Server), nats.Name("weft "+n.Node),
 		nats.UserInfo(nodeUser, n.keys.node), nats.MaxReconnects(-1), nats.ReconnectBufSize(-1),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { n.Log.Warn("mesh connection", "err", err) }))
 	if err != nil {
-		s.stop()
-		return nil, fmt.Errorf("connect to own server: %w", err)
+		return fmt.Errorf("connect to own server: %w", err)
 	}
-	return s, nil
+	return nil
 }
 
 // options are the server's, from its settings and what text cannot say.

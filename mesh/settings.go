@@ -70,7 +70,7 @@ func (n *Node) settings(k keys) string {
 	case n.cfg.Clustered():
 		w(`listen: "127.0.0.1:-1"`) // without this listener the server makes no routes; users() admits nobody to it
 	}
-	w("max_payload: %d", maxPayload)
+	w("max_payload: %d", maxPayload+n.growth.room())
 	w(`ping_interval: "10s"
 ping_max: 2`)
 	w("jetstream {\n  store_dir: %q\n  domain: %q", filepath.Join(n.Dir, storeDir), n.Site)
@@ -136,12 +136,12 @@ func (n *Node) users(w func(string, ...any), k keys) {
 	w("      {user: %s, password: %q, allowed_connection_types: [IN_PROCESS]}", nodeUser, k.node)
 	if len(n.cfg.Client.Users) == 0 {
 		by := "IN_PROCESS"
-		if n.cfg.Client.Listen != "" {
+		if n.cfg.Client.Listen != "" && !n.growth.shut() {
 			by = "STANDARD, IN_PROCESS"
 		}
 		w("      {user: %s, password: %q, allowed_connection_types: [%s]%s}", anonymous, k.anonymous, by, permissions(nil, nil))
 	}
-	for _, u := range n.cfg.Client.Users {
+	for _, u := range n.growth.admitted(n.cfg.Client.Users) {
 		w("      {user: %q, password: %q, allowed_connection_types: [STANDARD]%s}", u.Name, u.Password.Reveal(), permissions(u.Publish, u.Subscribe))
 	}
 	n.linkUsers(w)

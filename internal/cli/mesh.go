@@ -27,7 +27,7 @@ func (c *cli) mesh() *cobra.Command {
 			return c.print(st, func(w io.Writer) { printMesh(w, st) })
 		},
 	}
-	cmd.AddCommand(c.doctor(), c.removeNode(), c.sites(), c.forget())
+	cmd.AddCommand(c.doctor(), c.removeNode(), c.sites(), c.forget(), c.grow())
 	return cmd
 }
 

@@ -29,7 +29,15 @@ type Cluster struct {
 // is made to each node's configuration before it starts.
 func NewCluster(t testing.TB, site string, size int, change func(i int, cfg *mesh.Config)) *Cluster {
 	t.Helper()
-	c := &Cluster{Site: site, t: t}
+	c := PrepareCluster(t, Deps(t, site), size, change)
+	c.StartAll()
+	return c
+}
+
+// PrepareCluster is NewCluster without a start; the first node is given.
+func PrepareCluster(t testing.TB, first mesh.Deps, size int, change func(i int, cfg *mesh.Config)) *Cluster {
+	t.Helper()
+	c := &Cluster{Site: first.Site, t: t}
 	for i := range size {
 		c.add(size, func(cfg *mesh.Config) {
 			if change != nil {
@@ -37,19 +45,31 @@ func NewCluster(t testing.TB, site string, size int, change func(i int, cfg *mes
 			}
 		})
 	}
+	c.deps[0] = first
 	t.Cleanup(func() {
 		for i := range c.stop {
 			c.Stop(i)
 		}
 	})
+	return c
+}
+
+// StartAll starts the nodes together and waits until they are ready.
+func (c *Cluster) StartAll() {
+	c.t.Helper()
 	var waits []func()
-	for i := range size {
+	for i := range c.Nodes {
 		waits = append(waits, c.begin(i))
 	}
 	for _, wait := range waits {
 		wait()
 	}
-	return c
+}
+
+// Begin starts a node; the returned function waits until it is ready.
+func (c *Cluster) Begin(i int) (wait func()) {
+	c.t.Helper()
+	return c.begin(i)
 }
 
 // add prepares a node; the first one's gossip address is the seed of the others.

@@ -25,11 +25,7 @@ func (d *delegate) NotifyUpdate(*memberlist.Node)   { d.change() }
 func (d *delegate) change() { signal(d.pool.changed) }
 
 // NotifyMsg takes what another node sent to this one alone.
-func (d *delegate) NotifyMsg(b []byte) {
-	if string(b) == callMessage {
-		signal(d.pool.called)
-	}
-}
+func (d *delegate) NotifyMsg(b []byte) { d.pool.call(string(b)) }
 
 // errRefused: two nodes' settings do not fit together.
 var errRefused = errors.New("refused")

@@ -14,6 +14,8 @@ import (
 	"net"
 	"slices"
 	"strconv"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -49,6 +51,8 @@ type Meta struct {
 	Size    int    `json:"n"` // nodes its site starts with
 	Route   string `json:"r"` // address for cluster routes; without host: the node's
 	Version string `json:"v"`
+	// Growing: the node has the history of its site, and is to bring it into the cluster.
+	Growing bool `json:"g,omitempty"`
 }
 
 // Member is a node that is there.
@@ -65,6 +69,9 @@ type Pool struct {
 	made    chan struct{}
 	changed chan struct{}
 	called  chan struct{}
+
+	mu      sync.Mutex
+	growing []string // nodes that the last call named; guarded by mu
 }
 
 // Open begins to listen and to answer others; Run joins them.
@@ -123,23 +130,57 @@ func (p *Pool) Addr() string { return p.list.LocalNode().Address() }
 // Changed gets a value after members came or went.
 func (p *Pool) Changed() <-chan struct{} { return p.changed }
 
-// Call reaches every node that is there, this one among them, at once.
+// Call reaches every node that is there, this one among them, at once. It tells
+// them which nodes are growing: they may not have heard of all of them yet.
 func (p *Pool) Call(ctx context.Context) {
+	message := callMessage
+	for _, m := range p.Members() {
+		if m.Growing {
+			message += " " + m.Node
+		}
+	}
 	for _, n := range p.list.Members() {
 		if n.Name == p.cfg.Node {
-			signal(p.called)
 			continue
 		}
-		if err := p.list.SendReliable(n, []byte(callMessage)); err != nil {
+		if err := p.list.SendReliable(n, []byte(message)); err != nil {
 			p.Log.DebugContext(ctx, "node not called", "node", n.Name, "err", err)
 		}
 	}
+	p.call(message) // last: who begins before the others are up costs the site an election
 }
 
+// callMessage begins a call; names of growing nodes follow.
 const callMessage = "call"
+
+// call takes a call, this node's own or another's.
+func (p *Pool) call(message string) {
+	words := strings.Fields(message)
+	if len(words) == 0 || words[0] != callMessage {
+		return
+	}
+	p.mu.Lock()
+	p.growing = words[1:]
+	p.mu.Unlock()
+	signal(p.called)
+}
 
 // Called gets a value after some node's Call.
 func (p *Pool) Called() <-chan struct{} { return p.called }
+
+// Growing are the nodes of which a call or their own word says that they bring
+// the history of the site.
+func (p *Pool) Growing() []string {
+	p.mu.Lock()
+	out := slices.Clone(p.growing)
+	p.mu.Unlock()
+	for _, m := range p.Members() {
+		if m.Growing && !slices.Contains(out, m.Node) {
+			out = append(out, m.Node)
+		}
+	}
+	return out
+}
 
 // signal sets a channel of one place.
 func signal(c chan struct{}) {
