@@ -99,25 +99,30 @@ func (h *hubs) exact(t *testing.T, accepted map[string]int) {
 	}
 }
 
-// bare publishes messages named <prefix>-<n> at a site until ctx ends or count
-// are accepted, and returns their number. They have no id: nothing but the
-// positions keeps them from being doubled.
-func (h *hubs) bare(ctx context.Context, t *testing.T, site, subject, prefix string, from, count int) int {
+// bare are messages without an id, named <name>-<n> from a number on: nothing but
+// the positions keeps them from being doubled.
+type bare struct {
+	site, subject, name string
+	from, count         int
+}
+
+// send publishes them until ctx ends and returns the number of those accepted.
+func (h *hubs) send(ctx context.Context, t *testing.T, b bare) int {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	for n := range count {
+	for n := range b.count {
 		select {
 		case <-ctx.Done():
 			return n
 		case <-tick.C:
 		}
-		name := fmt.Sprintf("%s-%d", prefix, from+n)
-		if _, err := h.bus(site).JetStream().Publish(context.WithoutCancel(ctx), "ev."+site+"."+subject, []byte(name)); err != nil {
+		name := fmt.Sprintf("%s-%d", b.name, b.from+n)
+		if _, err := h.bus(b.site).JetStream().Publish(context.WithoutCancel(ctx), "ev."+b.site+"."+b.subject, []byte(name)); err != nil {
 			t.Errorf("publish %s: %v", name, err)
 			return n
 		}
 	}
-	return count
+	return b.count
 }
 
 // names are what a site holds, in order, by origin.
@@ -146,7 +151,7 @@ func TestEdgesHearEachOther(t *testing.T) {
 	h := newHubs(t, []string{"p", "q"}, "e:p", "f:q")
 	accepted := map[string]int{}
 	for site := range h.cfg {
-		accepted[site] = h.bare(t.Context(), t, site, "orders.created", site, 0, 100)
+		accepted[site] = h.send(t.Context(), t, bare{site, "orders.created", site, 0, 100})
 	}
 	h.exact(t, accepted)
 }
@@ -162,7 +167,7 @@ func TestEdgeWithTwoHomes(t *testing.T) {
 	var mu sync.Mutex
 	for _, site := range []string{"e", "f", "r"} {
 		publishing.Go(func() {
-			n := h.bare(ctx, t, site, "orders.created", site, 0, math.MaxInt)
+			n := h.send(ctx, t, bare{site, "orders.created", site, 0, math.MaxInt})
 			mu.Lock()
 			defer mu.Unlock()
 			accepted[site] = n
@@ -198,7 +203,7 @@ func TestFiltersChange(t *testing.T) {
 	want := map[string]int{}
 	send := func(subject string, n int) {
 		t.Helper()
-		want[subject] += h.bare(t.Context(), t, "p", subject, subject, want[subject], n)
+		want[subject] += h.send(t.Context(), t, bare{"p", subject, subject, want[subject], n})
 	}
 	crossed := func(subjects ...string) {
 		t.Helper()

@@ -75,6 +75,8 @@ func (c *cli) catchUp() *cobra.Command {
 		Long: `Start two sites of real nodes on this machine, cut their link, publish at one, heal the
 link and measure how fast the other takes the events over. Both sites share this
 machine's cores. Everything it started is gone when it ends.`,
+		Example: `  weft load catchup
+  weft load catchup --events 1000000 --rtt 250ms --rounds 1`,
 		Args: cobra.NoArgs,
 	}
 	f := cmd.Flags()

@@ -27,8 +27,7 @@ const (
 )
 
 // memory lets a node that does nothing hold little. The runtime keeps the heap
-// that a burst needed, and a page of the binary that only the start used stays in
-// the process for good (docs/memory.md).
+// that a burst needed (docs/memory.md).
 type memory struct {
 	tune      bool // GOGC is not set, so the pace of the collector is ours
 	allocated uint64
@@ -38,7 +37,6 @@ type memory struct {
 // Run gives back what the start took, once, and then what each burst took.
 func (m *memory) Run(ctx context.Context) error {
 	debug.FreeOSMemory()
-	dropBinary()
 	m.allocated = allocated()
 	tick := time.NewTicker(memoryLook)
 	defer tick.Stop()

@@ -1,10 +1,6 @@
 package cli
 
 import (
-	"os"
-	"runtime"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -53,31 +49,4 @@ func TestMemoryLook(t *testing.T) {
 			}
 		})
 	}
-}
-
-// The process goes on after its binary's pages are out, with fewer of them.
-func TestDropBinary(t *testing.T) {
-	if runtime.GOOS != "linux" {
-		t.Skip("only Linux drops pages")
-	}
-	before := rssFile(t)
-	dropBinary()
-	if after := rssFile(t); after >= before*9/10 {
-		t.Errorf("%d kB of files in the process, and before it was %d kB", after, before)
-	}
-}
-
-// rssFile is the resident size of mapped files in kB.
-func rssFile(t *testing.T) int {
-	t.Helper()
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, _ := strings.Cut(string(status), "RssFile:")
-	kb, err := strconv.Atoi(strings.Fields(rest + " ? ")[0])
-	if err != nil {
-		t.Fatalf("no RssFile in /proc/self/status: %v", err)
-	}
-	return kb
 }

