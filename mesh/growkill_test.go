@@ -238,8 +238,9 @@ func TestHistoryTooLate(t *testing.T) {
 	grow(t, c, first)
 	seed := c.Config(1).Gossip.Listen // the first is not there
 	apart := func(cfg *mesh.Config) { cfg.Gossip.Join = []string{seed} }
-	c.Change(1, apart)
-	c.Change(2, apart)
+	for i := range 3 {
+		c.Change(i, apart)
+	}
 	waits := []func(){c.Begin(1), c.Begin(2)}
 	other := c.Join(apart)
 	for _, wait := range waits {
