@@ -290,7 +290,7 @@ func Lines(b []byte, each func(name, value []byte)) error {
 		if !ok || !colon || len(name) == 0 || bytes.ContainsAny(line, "\r\n") {
 			return ErrBadHeader
 		}
-		each(name, bytes.TrimPrefix(value, []byte(" ")))
+		each(name, bytes.TrimLeft(value, " "))
 		b = rest
 	}
 	return nil

@@ -23,8 +23,13 @@ func TestTakenUnderOtherFilters(t *testing.T) {
 		{"narrower", at(9, "ev.a.>"), []string{"ev.a.b.>"}, 9, false, []taken{{[]string{"ev.a.>"}, 9}}},
 		{"from an earlier build", at(9), []string{"ev.a.>"}, 9, false, nil},
 		{"the disk went back", at(9, "ev.a.b"), []string{"ev.a.c"}, 5, true, []taken{{[]string{"ev.a.b"}, 5}}},
-		{"wider again", position{Seq: 20, Subjects: []string{"ev.a.b"}, Taken: []taken{{[]string{"ev.a.>"}, 9}}}, []string{"ev.a.>"}, 1, false,
-			[]taken{{[]string{"ev.a.>"}, 9}, {[]string{"ev.a.b"}, 20}}},
+		{
+			"wider again",
+			position{Seq: 20, Subjects: []string{"ev.a.b"}, Taken: []taken{{[]string{"ev.a.>"}, 9}}},
+			[]string{"ev.a.>"},
+			1, false,
+			[]taken{{[]string{"ev.a.>"}, 9}, {[]string{"ev.a.b"}, 20}},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
