@@ -59,25 +59,30 @@ func Grow(ctx context.Context, cfg Config, d Deps, report growth.Report) (Grown,
 	if _, err := New(cfg, d.discarded()); err != nil {
 		return out, fmt.Errorf("grow: %w", err)
 	}
-	found, release, err := claimOld(d)
+	release, err := claimOld(d)
 	if err != nil {
 		return out, fmt.Errorf("grow: %w", err)
 	}
 	start := time.Now()
-	err = grow(ctx, cfg, d, found, report, &out)
-	out.Seconds = time.Since(start).Seconds()
+	before, err := prepareGrowth(ctx, cfg, d, report)
+	var m growth.Manifest
+	if err == nil {
+		m, err = growth.Load(filepath.Join(d.Dir, growthDir))
+	}
+	out.Before, out.Streams, out.Seconds = before, len(m.Streams), time.Since(start).Seconds()
+	out.Messages, out.Bytes = m.Events()
 	return out, errors.Join(err, release())
 }
 
 // claimOld takes the directory of a node that does not run.
-func claimOld(d Deps) (marker, func() error, error) {
+func claimOld(d Deps) (release func() error, err error) {
 	path := filepath.Join(d.Dir, markerFile)
 	if _, err := readMarker(path); errors.Is(err, os.ErrNotExist) {
-		return marker{}, nil, conf.Field("data", fmt.Sprintf("want the directory of the node that has the site's history: there is no %s", path))
+		return nil, conf.Field("data", fmt.Sprintf("want the directory of the node that has the site's history: there is no %s", path))
 	}
-	release, err := lockDir(d.Dir)
+	release, err = lockDir(d.Dir)
 	if err != nil {
-		return marker{}, nil, fmt.Errorf("%w: stop the node first", err)
+		return nil, fmt.Errorf("%w: stop the node first", err)
 	}
 	found, err := readMarker(path)
 	switch {
@@ -91,35 +96,36 @@ func claimOld(d Deps) (marker, func() error, error) {
 		err = conf.Field("data", fmt.Sprintf("the store in %s is part of a site of several nodes already: start another node to make it larger", d.Dir))
 	}
 	if err != nil {
-		return found, nil, errors.Join(err, release())
+		return nil, errors.Join(err, release())
 	}
-	return found, release, nil
+	return release, nil
 }
 
-func grow(ctx context.Context, cfg Config, d Deps, found marker, report growth.Report, out *Grown) error {
-	dir := filepath.Join(d.Dir, growthDir)
-	if out.Before = found.Growth != ""; !out.Before {
-		if _, err := os.Stat(filepath.Join(d.Dir, keptDir)); !errors.Is(err, os.ErrNotExist) {
-			return dataError(fmt.Errorf("%s is there already, and may hold history: move it away", out.Kept))
+// prepareGrowth takes the streams out of a claimed directory, unless that was
+// done before, and sets the store aside.
+func prepareGrowth(ctx context.Context, cfg Config, d Deps, report growth.Report) (before bool, err error) {
+	path := filepath.Join(d.Dir, markerFile)
+	found, err := readMarker(path)
+	if err != nil {
+		return false, dataError(err)
+	}
+	if before = found.Growth != ""; !before {
+		kept := filepath.Join(d.Dir, keptDir)
+		if _, err := os.Stat(kept); !errors.Is(err, os.ErrNotExist) {
+			return false, dataError(fmt.Errorf("%s is there already, and may hold history: move it away", kept))
 		}
 		if err := takeStreams(ctx, cfg, d, report); err != nil {
-			return err
+			return false, err
 		}
 		found.Cluster, found.Growth = true, growthMoving
-		if err := found.write(filepath.Join(d.Dir, markerFile)); err != nil {
-			return dataError(err)
+		if err := found.write(path); err != nil {
+			return false, dataError(err)
 		}
 	}
 	if err := setAside(d.Dir, found); err != nil {
-		return dataError(err)
+		return before, dataError(err)
 	}
-	m, err := growth.Load(dir)
-	if err != nil {
-		return dataError(err)
-	}
-	out.Streams = len(m.Streams)
-	out.Messages, out.Bytes = m.Events()
-	return nil
+	return before, nil
 }
 
 // setAside moves the store of the single node away, so that no server of the

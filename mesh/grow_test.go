@@ -95,13 +95,62 @@ func TestSiteGrows(t *testing.T) {
 	}
 	level(t, a.Bus(), b.Bus(), 3500)
 	js := a.Bus().JetStream()
+	unacked := furnish(t, js)
+	before := map[string][]kept{}
+	for _, name := range []string{bus.Stream, "KV_prices", "OWN"} {
+		before[name] = messages(t, js, name)
+	}
+	epoch := info(t, a.Bus()).Epoch
+	stop()
+
+	first.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
+	c := wefttest.PrepareCluster(t, first, 3, func(i int, cfg *mesh.Config) {
+		cfg.Links.Listen, cfg.Links.Sites = listen[i], []mesh.Link{link("b")}
+	})
+	if g := grow(t, c, first); g.Streams < 4 || g.Messages < 3500 {
+		t.Errorf("grown: %+v", g)
+	}
+	publish(t, b.Bus(), "stock.moved", "while", 100) // b goes on meanwhile
+	start := time.Now()
+	c.StartAll()
+	t.Logf("ready after %s", time.Since(start))
+
+	unchanged(t, c.Nodes[1], before, epoch)
+	again := c.Nodes[0].Bus().PublishAll(t.Context(), []bus.Publication{identified("orders.9.created", "a9-299")})[0]
+	if again.Err != nil || !again.Ack.Duplicate {
+		t.Errorf("an event published again after the growth is stored twice: %+v", again)
+	}
+	for i, n := range c.Nodes {
+		publish(t, n.Bus(), "orders.new", fmt.Sprint("new", i), 50)
+	}
+	publish(t, b.Bus(), "stock.moved", "after", 100)
+	level(t, c.Nodes[2].Bus(), b.Bus(), 3850)
+
+	c.Stop(0) // the node that had the history
+	left := c.Nodes[1:]
+	publish(t, left[0].Bus(), "orders.new", "without", 50)
+	level(t, left[1].Bus(), b.Bus(), 3900)
+	rest(t, left[0].Bus().JetStream(), unacked, 3000+150+50)
+	prices(t, left[1].Bus().JetStream())
+	if _, err := os.Stat(filepath.Join(first.Dir, "store-before-growth")); err != nil {
+		t.Errorf("the old store is not kept: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(first.Dir, "growth")); err == nil {
+		t.Error("the copies of the streams are left behind")
+	}
+}
+
+// furnish makes a consumer that has acknowledged half of what it got, a bucket,
+// and a client's own stream with a gap. It returns what is not acknowledged.
+func furnish(t *testing.T, js jetstream.JetStream) (unacked map[uint64]bool) {
+	t.Helper()
 	cons, err := js.CreateConsumer(t.Context(), bus.Stream, jetstream.ConsumerConfig{
 		Durable: "billing", AckPolicy: jetstream.AckExplicitPolicy, FilterSubject: "ev.a.>", AckWait: 2 * time.Minute, MaxAckPending: -1,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	unacked := half(t, cons, 1000)
+	unacked = half(t, cons, 1000)
 	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "prices", History: 5})
 	if err != nil {
 		t.Fatal(err)
@@ -128,30 +177,28 @@ func TestSiteGrows(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	before := map[string][]kept{}
-	for _, name := range []string{bus.Stream, "KV_prices", "OWN"} {
-		before[name] = messages(t, js, name)
-	}
-	epoch := info(t, a.Bus()).Epoch
-	stop()
+	return unacked
+}
 
-	first.Log = slog.New(slog.NewTextHandler(t.Output(), nil))
-	c := wefttest.PrepareCluster(t, first, 3, func(i int, cfg *mesh.Config) {
-		cfg.Links.Listen, cfg.Links.Sites = listen[i], []mesh.Link{link("b")}
-	})
-	if _, err := mesh.New(c.Config(0), first); err != nil {
+// prices looks at the bucket that furnish made.
+func prices(t *testing.T, js jetstream.JetStream) {
+	t.Helper()
+	kv, err := js.KeyValue(t.Context(), "prices")
+	if err != nil {
 		t.Fatal(err)
 	}
-	if g := grow(t, c, first); g.Streams < 4 || g.Messages < 3500 {
-		t.Errorf("grown: %+v", g)
+	for i := 20; i < 30; i++ {
+		if v, err := kv.Get(t.Context(), fmt.Sprint("k", i-20)); err != nil || string(v.Value()) != fmt.Sprint(i) {
+			t.Errorf("k%d = %v, %v", i-20, v, err)
+		}
 	}
-	publish(t, b.Bus(), "stock.moved", "while", 100) // b goes on meanwhile
-	start := time.Now()
-	c.StartAll()
-	t.Logf("ready after %s", time.Since(start))
+}
 
-	js = c.Nodes[1].Bus().JetStream()
-	if got := info(t, c.Nodes[1].Bus()).Epoch; got != epoch || epoch == "" {
+// unchanged wants streams as they were, on three nodes.
+func unchanged(t *testing.T, n *mesh.Node, before map[string][]kept, epoch string) {
+	t.Helper()
+	js := n.Bus().JetStream()
+	if got := info(t, n.Bus()).Epoch; got != epoch || epoch == "" {
 		t.Errorf("epoch is %q, was %q", got, epoch)
 	}
 	for name, want := range before {
@@ -165,36 +212,6 @@ func TestSiteGrows(t *testing.T) {
 		if err != nil || s.CachedInfo().Config.Replicas != 3 {
 			t.Errorf("stream %s is not on three nodes: %v", name, err)
 		}
-	}
-	again := c.Nodes[0].Bus().PublishAll(t.Context(), []bus.Publication{identified("orders.9.created", "a9-299")})[0]
-	if again.Err != nil || !again.Ack.Duplicate {
-		t.Errorf("an event published again after the growth is stored twice: %+v", again)
-	}
-	for i, n := range c.Nodes {
-		publish(t, n.Bus(), "orders.new", fmt.Sprint("new", i), 50)
-	}
-	publish(t, b.Bus(), "stock.moved", "after", 100)
-	level(t, c.Nodes[2].Bus(), b.Bus(), 3850)
-
-	c.Stop(0) // the node that had the history
-	left := c.Nodes[1:]
-	publish(t, left[0].Bus(), "orders.new", "without", 50)
-	level(t, left[1].Bus(), b.Bus(), 3900)
-	rest(t, left[0].Bus().JetStream(), unacked, 3000+150+50)
-	kv, err = left[1].Bus().JetStream().KeyValue(t.Context(), "prices")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i := 20; i < 30; i++ {
-		if v, err := kv.Get(t.Context(), fmt.Sprint("k", i-20)); err != nil || string(v.Value()) != fmt.Sprint(i) {
-			t.Errorf("k%d = %v, %v", i-20, v, err)
-		}
-	}
-	if _, err := os.Stat(filepath.Join(first.Dir, "store-before-growth")); err != nil {
-		t.Errorf("the old store is not kept: %v", err)
-	}
-	if _, err := os.Stat(filepath.Join(first.Dir, "growth")); err == nil {
-		t.Error("the copies of the streams are left behind")
 	}
 }
 

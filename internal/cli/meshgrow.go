@@ -91,8 +91,9 @@ func (p *progress) report(at growth.Progress) {
 		share = float64(at.All) / float64(at.Total)
 	}
 	left := ""
-	if spent := time.Since(p.start); share > 0.01 && share < 1 {
-		left = fmt.Sprintf(", %s left", (time.Duration(float64(spent)/share) - spent).Round(time.Second))
+	spent := time.Since(p.start)
+	if wait := (time.Duration(float64(spent)/max(share, 0.01)) - spent).Round(time.Second); share > 0.01 && wait > 0 {
+		left = fmt.Sprintf(", %s left", wait)
 	}
 	line := fmt.Sprintf("%3.0f %%  stream %d of %d, %s: %s of %s%s", 100*share, at.Index, at.Of, at.Stream, size(at.Bytes), size(at.Size), left)
 	if p.tty {

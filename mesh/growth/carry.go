@@ -89,6 +89,8 @@ func (c *Carrier) Run(ctx context.Context) error {
 	})
 }
 
+func (c *Carrier) api() api { return api{c.Conn} }
+
 // begin makes the gate and tells whether the growth has been finished before.
 func (c *Carrier) begin(ctx context.Context) (finished bool, err error) {
 	err = again(ctx, "begin growth", func(ctx context.Context) error {
@@ -279,7 +281,7 @@ func (c *Carrier) spread(ctx context.Context, st Stream) error {
 	cfg.Replicas = c.Replicas
 	return again(ctx, "have it copied to other nodes", func(ctx context.Context) error {
 		var resp answer
-		if err := call(ctx, c.Conn, "$JS.API.STREAM.UPDATE."+cfg.Name, cfg, &resp); err != nil {
+		if err := c.api().call(ctx, "$JS.API.STREAM.UPDATE."+cfg.Name, cfg, &resp); err != nil {
 			return err
 		}
 		return resp.err()
@@ -325,7 +327,7 @@ func (c *Carrier) look(ctx context.Context, st Stream) (condition, error) {
 		answer
 		server.StreamInfo
 	}
-	err := call(ctx, c.Conn, fmt.Sprintf(server.JSApiStreamInfoT, name), struct{}{}, &info)
+	err := c.api().call(ctx, fmt.Sprintf(server.JSApiStreamInfoT, name), struct{}{}, &info)
 	switch {
 	case err != nil:
 		return at, err
@@ -358,7 +360,7 @@ func (c *Carrier) lookConsumer(ctx context.Context, stream string, want Consumer
 		answer
 		server.ConsumerInfo
 	}
-	if err := call(ctx, c.Conn, fmt.Sprintf(server.JSApiConsumerInfoT, stream, want.Name), struct{}{}, &info); err != nil {
+	if err := c.api().call(ctx, fmt.Sprintf(server.JSApiConsumerInfoT, stream, want.Name), struct{}{}, &info); err != nil {
 		return "", "", err
 	}
 	switch {
@@ -411,7 +413,7 @@ func (c *Carrier) handOver(ctx context.Context, st Stream) error {
 	restored := at.leader
 	return again(ctx, "hand the lead over", func(ctx context.Context) error {
 		var resp answer
-		if err := call(ctx, c.Conn, "$JS.API.STREAM.LEADER.STEPDOWN."+st.Config.Name, struct{}{}, &resp); err != nil {
+		if err := c.api().call(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+st.Config.Name, struct{}{}, &resp); err != nil {
 			return err
 		}
 		for ; ctx.Err() == nil; run.Pause(ctx, pause) { // an election takes up to 9 s

@@ -34,8 +34,20 @@ func (a answer) err() error {
 	return a.Error
 }
 
+// shipment is a snapshot on its way to the server that restores it.
+type shipment struct {
+	*Carrier
+	stream  Stream
+	at      Progress // before it
+	to      string
+	answers *nats.Subscription
+	open    int   // chunks that are not answered
+	sent    int64 // bytes
+	next    time.Time
+}
+
 // restore sends a snapshot to the server that is to restore it.
-func (c *Carrier) restore(ctx context.Context, st Stream, p Progress) error {
+func (c *Carrier) restore(ctx context.Context, st Stream, at Progress) error {
 	f, err := os.Open(filepath.Join(c.Dir, st.File))
 	if err != nil {
 		return err
@@ -43,76 +55,79 @@ func (c *Carrier) restore(ctx context.Context, st Stream, p Progress) error {
 	defer f.Close()
 	cfg := st.Config
 	cfg.Replicas = 1 // copied to others when it is complete
-	to, err := c.request(ctx, server.JSApiStreamRestoreRequest{Config: cfg, State: st.State})
-	if err != nil {
+	s := &shipment{Carrier: c, stream: st, at: at, next: time.Now().Add(news)}
+	if s.to, err = c.request(ctx, server.JSApiStreamRestoreRequest{Config: cfg, State: st.State}); err != nil {
 		return err
 	}
-	answers, err := c.Conn.SubscribeSync(c.Conn.NewInbox())
-	if err != nil {
+	if s.answers, err = c.Conn.SubscribeSync(c.Conn.NewInbox()); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
-	defer func() { _ = answers.Unsubscribe() }()
-	buf, sent, open, next := make([]byte, chunk), int64(0), 0, time.Now().Add(news)
-	for {
+	defer func() { _ = s.answers.Unsubscribe() }()
+	for buf := make([]byte, chunk); ; {
 		n, err := io.ReadFull(f, buf)
 		if n > 0 {
-			if err := c.send(ctx, to, answers, buf[:n], &open); err != nil {
+			if err := s.send(ctx, buf[:n]); err != nil {
 				return err
 			}
-			sent += int64(n)
-			c.tell(ctx, st, p, sent, &next)
+			s.tell(ctx)
 		}
 		if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			break
+			return s.end(ctx)
 		}
 		if err != nil {
 			return fmt.Errorf("read snapshot: %w", err)
 		}
 	}
-	for ; open > 0; open-- {
-		if err := take(ctx, answers, quiet); err != nil {
-			return err
-		}
-	}
-	if err := c.Conn.PublishRequest(to, answers.Subject, nil); err != nil {
-		return fmt.Errorf("send snapshot: %w", err)
-	}
-	return take(ctx, answers, endTimeout)
 }
 
 // send sends a chunk when there is room for it. The first one is sent again while
 // nobody hears it: this node may not know yet that another one listens.
-func (c *Carrier) send(ctx context.Context, to string, answers *nats.Subscription, data []byte, open *int) error {
-	first := *open == 0
-	for ; *open >= window/chunk; *open-- {
-		if err := take(ctx, answers, quiet); err != nil {
+func (s *shipment) send(ctx context.Context, data []byte) error {
+	for ; s.open >= window/chunk; s.open-- {
+		if err := take(ctx, s.answers, quiet); err != nil {
 			return err
 		}
 	}
+	first := s.sent == 0
+	s.sent += int64(len(data))
 	for until := time.Now().Add(apiTimeout); ; run.Pause(ctx, pause/10) {
-		if err := c.Conn.PublishRequest(to, answers.Subject, data); err != nil {
+		if err := s.Conn.PublishRequest(s.to, s.answers.Subject, data); err != nil {
 			return fmt.Errorf("send snapshot: %w", err)
 		}
 		if !first {
-			*open++
+			s.open++
 			return nil
 		}
-		if err := take(ctx, answers, quiet); !errors.Is(err, nats.ErrNoResponders) || time.Now().After(until) {
+		if err := take(ctx, s.answers, quiet); !errors.Is(err, nats.ErrNoResponders) || time.Now().After(until) {
 			return err
 		}
 	}
 }
 
+// end tells the server that this was all, and waits until it has restored it.
+func (s *shipment) end(ctx context.Context) error {
+	for ; s.open > 0; s.open-- {
+		if err := take(ctx, s.answers, quiet); err != nil {
+			return err
+		}
+	}
+	if err := s.Conn.PublishRequest(s.to, s.answers.Subject, nil); err != nil {
+		return fmt.Errorf("send snapshot: %w", err)
+	}
+	return take(ctx, s.answers, endTimeout)
+}
+
 // tell reports progress.
-func (c *Carrier) tell(ctx context.Context, st Stream, p Progress, sent int64, next *time.Time) {
-	p.Bytes = uint64(float64(p.Size) * float64(sent) / float64(max(st.Size, 1)))
+func (s *shipment) tell(ctx context.Context) {
+	p := s.at
+	p.Bytes = uint64(float64(p.Size) * float64(s.sent) / float64(max(s.stream.Size, 1)))
 	p.All += p.Bytes
-	c.Report(p)
-	if time.Now().Before(*next) {
+	s.Report(p)
+	if time.Now().Before(s.next) {
 		return
 	}
-	*next = time.Now().Add(news)
-	c.Log.InfoContext(ctx, "restoring the site's history", "stream", p.Stream, "bytes", p.Bytes, "percent", int(100*p.All/max(p.Total, 1)))
+	s.next = time.Now().Add(news)
+	s.Log.InfoContext(ctx, "restoring the site's history", "stream", p.Stream, "bytes", p.Bytes, "percent", int(100*p.All/max(p.Total, 1)))
 }
 
 // request asks for the restore and returns where to send it. Until the cluster
@@ -120,7 +135,7 @@ func (c *Carrier) tell(ctx context.Context, st Stream, p Progress, sent int64, n
 func (c *Carrier) request(ctx context.Context, req server.JSApiStreamRestoreRequest) (to string, err error) {
 	err = again(ctx, "ask for the restore", func(ctx context.Context) error {
 		var resp answer
-		if err := call(ctx, c.Conn, fmt.Sprintf(server.JSApiStreamRestoreT, req.Config.Name), req, &resp); err != nil {
+		if err := c.api().call(ctx, fmt.Sprintf(server.JSApiStreamRestoreT, req.Config.Name), req, &resp); err != nil {
 			// The request may have been heard: what it made is in the way.
 			if cleared := c.clear(ctx, req.Config.Name); cleared != nil {
 				return cleared

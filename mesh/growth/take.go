@@ -100,7 +100,8 @@ func (s Store) stream(ctx context.Context, p *Progress) (Stream, error) {
 	}
 	var opened server.JSApiStreamSnapshotResponse
 	req := server.JSApiStreamSnapshotRequest{DeliverSubject: sub.Subject, ChunkSize: chunk, WindowSize: window}
-	if err := call(ctx, s.Conn, fmt.Sprintf(server.JSApiStreamSnapshotT, p.Stream), req, &opened); err != nil {
+	err = api{s.Conn}.call(ctx, fmt.Sprintf(server.JSApiStreamSnapshotT, p.Stream), req, &opened)
+	if err != nil {
 		return st, err
 	}
 	if opened.Error != nil {
@@ -204,15 +205,18 @@ func (s Store) readBack(path string, want hash.Hash, st *Stream) error {
 	return nil
 }
 
-// call asks the server's API once.
-func call(ctx context.Context, nc *nats.Conn, subject string, req, resp any) error {
+// api is the server's, as a connection reaches it.
+type api struct{ *nats.Conn }
+
+// call asks once.
+func (a api) call(ctx context.Context, subject string, req, resp any) error {
 	data, err := json.Marshal(req)
 	if err != nil {
 		return fmt.Errorf("encode request: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	m, err := nc.RequestWithContext(ctx, subject, data)
+	m, err := a.RequestWithContext(ctx, subject, data)
 	if err != nil {
 		return fmt.Errorf("ask %s: %w", subject, err)
 	}
