@@ -48,3 +48,6 @@ func (n *Node) Unanswered(site string) int {
 	}
 	return 0
 }
+
+// Room wants space for growing on the disk of a directory.
+var Room = room

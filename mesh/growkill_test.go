@@ -312,3 +312,17 @@ func TestGrowRefuses(t *testing.T) {
 		t.Errorf("a cluster's store: %s", got)
 	}
 }
+
+// The streams must fit twice, and the error has the numbers.
+func TestGrowRoom(t *testing.T) {
+	t.Parallel()
+	if err := mesh.Room("/data", 1<<30, &mesh.Disk{Free: 3 << 30}); err != nil {
+		t.Errorf("enough room: %v", err)
+	}
+	err := mesh.Room("/data", 1<<30, &mesh.Disk{Free: 2 << 30})
+	for _, want := range []string{"data: ", "2048 MiB free", "want 2215 MiB", "take 1024 MiB"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("too little room: %v, want %q", err, want)
+		}
+	}
+}
