@@ -18,6 +18,7 @@ import (
 	"weft.dev/weft/internal/conf"
 	"weft.dev/weft/internal/obs"
 	"weft.dev/weft/internal/run"
+	"weft.dev/weft/internal/wire"
 	"weft.dev/weft/mesh/transfer"
 )
 
@@ -131,7 +132,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err := n.finishGrowth(ctx, s); err != nil {
 		return err
 	}
-	if err := n.bus.Attach(s.conn); err != nil {
+	if err := n.bus.Attach(s.conn, bus.Near(s.near)); err != nil {
 		return err
 	}
 	if err := n.ensureEvents(ctx); err != nil {
@@ -249,6 +250,8 @@ type embedded struct {
 	conn  *nats.Conn
 	fatal chan error // what the server would have ended the process for
 	log   *slog.Logger
+
+	password string // of nodeUser
 }
 
 // start runs the embedded server and waits until it serves.
@@ -264,7 +267,7 @@ func (n *Node) start(ctx context.Context) (*embedded, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make nats server: %w", err)
 	}
-	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log}
+	s := &embedded{Server: srv, fatal: make(chan error, 8), log: n.Log, password: n.keys.node}
 	srv.SetLoggerV2(&serverLog{log: n.Log.With("component", "nats"), fatal: s.fatal, explain: n.explain, heard: n.disk.heard}, false, false, false)
 	go srv.Start() // returns when listening; ended by stop
 	if err := s.waitReady(ctx); err != nil {
@@ -287,6 +290,15 @@ func (n *Node) connect(s *embedded) (err error) {
 		return fmt.Errorf("connect to own server: %w", err)
 	}
 	return nil
+}
+
+// near makes the connection for what links take over.
+func (s *embedded) near() (*wire.Conn, error) {
+	conn, err := s.InProcessConn()
+	if err != nil {
+		return nil, fmt.Errorf("connect to own server: %w", err)
+	}
+	return wire.Dial(conn, "weft links", nodeUser, s.password)
 }
 
 // options are the server's, from its settings and what text cannot say.
