@@ -53,6 +53,7 @@ type directory struct {
 	loaded   bool                 // what the bucket holds is in the book; owned by Run
 	compared map[string]compare   // with the linked sites, by name; owned by Run
 	joining  bool                 // an attempt is under way; owned by Run
+	unsent   bool                 // the server has not got the last links; owned by Run
 	wait     time.Duration        // until the next; owned by Run
 	next     time.Time            // when it may begin; owned by Run
 	last     map[string]time.Time // an address was tried; owned by Run

@@ -396,16 +396,18 @@ func (d *directory) apply(ctx context.Context) {
 		}
 		list = append(list, l)
 	}
-	if slices.Equal(had, list) {
+	if slices.Equal(had, list) && !d.unsent {
 		return
 	}
 	n.links.set(list)
-	if err := n.reload(); err != nil {
+	err := n.reload()
+	if d.unsent = err != nil; d.unsent {
 		n.Log.ErrorContext(ctx, "links of the directory not changed", "err", err)
 		d.mu.Lock()
 		d.dirty = true
 		d.mu.Unlock()
 	}
+	n.links.changed()
 	for _, l := range had {
 		if n.links.by(l.Name) == nil {
 			n.dropLeaf(l.Name) // a connection that stands outlives its user

@@ -39,18 +39,22 @@ func (s *links) by(site string) *link {
 	return nil
 }
 
-// set replaces the list; run starts and stops what is new and gone.
+// set replaces the list, of which the server's settings are made.
 func (s *links) set(list []*link) {
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.list = slices.Clone(list)
-	s.mu.Unlock()
+}
+
+// changed lets run start and stop what is new and gone.
+func (s *links) changed() {
 	select {
 	case s.news <- struct{}{}:
 	default: // run has not looked yet
 	}
 }
 
-// run serves each link from when it is set until it is set no more, or ctx ends.
+// run serves each link from when it is in the list until it is no more, or ctx ends.
 func (s *links) run(ctx context.Context) error {
 	failed := make(chan error, 1)
 	running := map[*link]func(){}
@@ -101,16 +105,13 @@ func (l *link) begin(ctx context.Context, failed chan<- error) (stop func()) {
 }
 
 // serve keeps the agreement and answers the site's questions, and serves the
-// sessions it opens, until ctx ends. Its questions are answered a little longer:
-// the last of what was taken is still being acknowledged.
+// sessions it opens, until ctx ends.
 func (l *link) serve(ctx context.Context) error {
-	answering, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer l.exporter.Wait()
-	defer end()
 	prefix := askSubject(l.node.Site, l.Name) + "."
 	// By name of the peer: a subscription wider than the allow list does not cross the link.
 	sub, err := l.node.bus.Conn().QueueSubscribe(prefix+">", "weft-ask", func(m *nats.Msg) {
-		l.question(answering, strings.TrimPrefix(m.Subject, prefix), m)
+		l.question(ctx, strings.TrimPrefix(m.Subject, prefix), m)
 	})
 	if err != nil {
 		return fmt.Errorf("answer questions: %w", err)
