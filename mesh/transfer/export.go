@@ -485,6 +485,7 @@ func (s *session) read(ctx context.Context, out chan<- jetstream.Msg) error {
 		return fmt.Errorf("read for site %s: %w", s.Peer, err)
 	}
 	defer it.Stop()
+	defer context.AfterFunc(ctx, it.Stop)() // while the stream has no leader Next does not look at its context
 	for {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
