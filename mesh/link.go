@@ -131,7 +131,7 @@ func newLink(n *Node, l Link) *link {
 	out := &link{Link: l, node: n, state: linkState{since: time.Now()}}
 	pair := transfer.Agreement{Here: n.Site, Peer: l.Name}
 	deps := transfer.Deps{
-		Scope: n.Scope, Bus: n.bus, Active: n.imports,
+		Scope: n.Scope, Bus: n.bus, Up: out.isUp, Active: n.imports,
 		Ask: func(ctx context.Context, question string, data []byte) ([]byte, error) {
 			return n.Ask(ctx, l.Name, question, data)
 		},

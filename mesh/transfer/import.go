@@ -98,7 +98,7 @@ func (i *Importer) State() ImportState {
 func (i *Importer) Run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var err error
-		if i.Active() {
+		if i.Active() && (i.Up == nil || i.Up()) {
 			err = i.session(ctx)
 			if opened := i.closed(err); opened && ctx.Err() == nil {
 				i.Count.Restarted()
@@ -148,11 +148,6 @@ func (i *Importer) session(ctx context.Context) error {
 	if err := in.recall(ctx); err != nil {
 		return err
 	}
-	if i.Origins != nil {
-		if err := i.Origins.load(ctx, i.Bus); err != nil {
-			return err
-		}
-	}
 	if err := in.keep(ctx); err != nil {
 		return err
 	}
@@ -196,6 +191,7 @@ func (i *Importer) session(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return nil
 		case !i.Active():
+			i.Origins.forget()
 			return errors.New("another node of the site imports now")
 		}
 		if err := in.keep(ctx); err != nil {
@@ -239,6 +235,9 @@ func (in *intake) keep(ctx context.Context) error {
 	if in.Origins != nil {
 		in.Origins.mu.Lock()
 		defer in.Origins.mu.Unlock()
+		if err := in.Origins.recall(ctx, in.Bus); err != nil {
+			return err
+		}
 		for origin, k := range in.Origins.known {
 			if k.record <= half && len(steps) < maxSteps {
 				steps = append(steps, step{origin, k.place})
@@ -365,6 +364,9 @@ func (in *intake) settleShared(ctx context.Context, events []record) error {
 	o := in.Origins
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if err := o.recall(ctx, in.Bus); err != nil {
+		return err
+	}
 	fresh := make([]record, 0, len(events))
 	for _, e := range events {
 		if e.place.Seq == 0 || !in.shared(e.origin) || e.place.beyond(o.known[e.origin].place) {
@@ -550,6 +552,10 @@ func (in *intake) commit(ctx context.Context, b *bus.Batch, to position, steps [
 	}
 	last, err := b.Commit(ctx, offset(PositionSubject(in.Peer), data, in.record))
 	if err != nil {
+		unknown := errors.Is(err, bus.ErrUnavailable) && !errors.Is(err, bus.ErrIncomplete)
+		if len(steps) > 0 && (unknown || errors.Is(err, bus.ErrConflict)) {
+			in.Origins.known = nil // another place may be stored
+		}
 		return err
 	}
 	for i, s := range steps {

@@ -75,7 +75,7 @@ func (p *place) read(text string) {
 // keep each other out by the sequence of the stored places.
 type Origins struct {
 	mu    sync.Mutex       // held from the look at a place until the commit behind it
-	known map[string]known // guarded by mu
+	known map[string]known // guarded by mu; nil: what is stored is not known
 }
 
 // known is a stored place and the sequence of its record in the own stream.
@@ -84,10 +84,21 @@ type known struct {
 	record uint64
 }
 
-// load reads what is stored.
-func (o *Origins) load(ctx context.Context, b *bus.Bus) error {
+// forget makes the next session read what is stored: another node may change it.
+func (o *Origins) forget() {
+	if o == nil {
+		return
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	o.known = nil
+}
+
+// recall reads what is stored, unless it is known. Called with mu held.
+func (o *Origins) recall(ctx context.Context, b *bus.Bus) error {
+	if o.known != nil {
+		return nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, silence)
 	defer cancel()
 	s, err := b.JetStream().Stream(ctx, bus.Stream)
@@ -98,7 +109,7 @@ func (o *Origins) load(ctx context.Context, b *bus.Bus) error {
 	if err != nil {
 		return fmt.Errorf("read places in the streams of other sites: %w", err)
 	}
-	o.known = map[string]known{}
+	all := map[string]known{}
 	for subject := range info.State.Subjects {
 		m, found, err := b.Last(ctx, subject)
 		if err != nil {
@@ -111,8 +122,9 @@ func (o *Origins) load(ctx context.Context, b *bus.Bus) error {
 		if err := json.Unmarshal(m.Data, &k.place); err != nil {
 			return fmt.Errorf("read %s: %w", subject, err)
 		}
-		o.known[strings.TrimPrefix(subject, originPrefix)] = k
+		all[strings.TrimPrefix(subject, originPrefix)] = k
 	}
+	o.known = all
 	return nil
 }
 

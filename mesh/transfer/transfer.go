@@ -80,6 +80,8 @@ type Deps struct {
 	Bus *bus.Bus
 	// Ask sends a question to the peer and returns its answer.
 	Ask func(ctx context.Context, question string, data []byte) ([]byte, error)
+	// Up tells whether the peer answers; nil: that is not known.
+	Up func() bool
 	// Active tells whether this node is the one of its site that imports.
 	Active func() bool
 }
