@@ -171,10 +171,14 @@ func (x *Exporter) open(ctx context.Context, req opening) (opened, error) {
 		err := s.run(own)
 		_ = s.acks.Unsubscribe()
 		x.mu.Lock()
-		if x.current == s.id {
+		current := x.current == s.id
+		if current {
 			x.state.Session = false
 		}
 		x.mu.Unlock()
+		if current { // nothing at all tells the importer that this is the end
+			_ = x.Bus.Conn().Publish(eventsSubject(x.Peer, x.Here, s.id), nil)
+		}
 		if err != nil && own.Err() == nil {
 			x.Log.DebugContext(ctx, "link session ended", "site", x.Peer, "err", err)
 		}

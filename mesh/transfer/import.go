@@ -440,6 +440,8 @@ func (in *intake) wait(ctx context.Context) (*nats.Msg, error) {
 		return nil, fmt.Errorf("no frame from site %s within %s: it is cut off, or its link user may not send %s", in.Peer, silence, Inbound(in.Here, in.Peer)+">")
 	case err != nil:
 		return nil, fmt.Errorf("wait for events of site %s: %w", in.Peer, err)
+	case len(m.Data) == 0:
+		return nil, fmt.Errorf("site %s has ended the session", in.Peer)
 	}
 	return m, nil
 }
