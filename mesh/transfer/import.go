@@ -433,14 +433,18 @@ func (in *intake) wait(ctx context.Context) (*nats.Msg, error) {
 		defer cancel()
 	}
 	m, err := in.frames.NextMsgWithContext(ctx)
+	for err == nil && len(m.Data) == 0 && in.trusting {
+		m, err = in.frames.NextMsgWithContext(ctx)
+	}
+	silent, ended := errors.Is(err, context.DeadlineExceeded), err == nil && len(m.Data) == 0
 	switch {
-	case errors.Is(err, context.DeadlineExceeded) && in.acks.Load() > 1 && in.seen == 0:
+	case (silent || ended) && in.acks.Load() > 1 && in.seen == 0:
 		return nil, fmt.Errorf("site %s does not see acknowledgements: its link user must be allowed to receive %s", in.Peer, Inbound(in.Peer, in.Here)+">")
-	case errors.Is(err, context.DeadlineExceeded):
+	case silent:
 		return nil, fmt.Errorf("no frame from site %s within %s: it is cut off, or its link user may not send %s", in.Peer, silence, Inbound(in.Here, in.Peer)+">")
 	case err != nil:
 		return nil, fmt.Errorf("wait for events of site %s: %w", in.Peer, err)
-	case len(m.Data) == 0:
+	case ended:
 		return nil, fmt.Errorf("site %s has ended the session", in.Peer)
 	}
 	return m, nil
