@@ -29,6 +29,11 @@ func (n *Node) linkUsers(w func(string, ...any)) {
 // linkUser is the name under which a site dials another.
 func linkUser(site string) string { return "link-" + site }
 
+// compression is none on a short way and the fastest on a long one: what the
+// server takes for long ways by default costs more than all else of a link. Each
+// end compresses what it sends by its own setting.
+const compression = "{mode: s2_auto, rtt_thresholds: [10ms, 1h, 1h]}"
+
 // leafnodes writes the listeners for links and the links this site dials.
 func (n *Node) leafnodes(w func(string, ...any)) {
 	links := n.cfg.Links
@@ -37,7 +42,7 @@ func (n *Node) leafnodes(w func(string, ...any)) {
 	}
 	n.websocket(w)
 	w("leafnodes {\n  no_advertise: true\n  reconnect: \"250ms\"\n  dial_timeout: \"3s\"")
-	w("  compression: {mode: s2_auto, rtt_thresholds: [10ms, 1h, 1h]}")
+	w("  compression: %s", compression)
 	listen := links.Listen
 	if listen == "" && links.WebSocket.Listen != "" {
 		listen = "127.0.0.1:0" // the server takes links by WebSocket only beside its own kind
@@ -53,8 +58,8 @@ func (n *Node) leafnodes(w func(string, ...any)) {
 		if !l.dials() {
 			continue
 		}
-		w("    {urls: [%s], account: %s, isolate_leafnode_interest: true, request_isolation: true, ignore_discovered_servers: true%s}",
-			quoted(n.remoteURLs(l.Link)), account, n.remoteOptions(l.Link))
+		w("    {urls: [%s], account: %s, isolate_leafnode_interest: true, request_isolation: true, ignore_discovered_servers: true, compression: %s%s}",
+			quoted(n.remoteURLs(l.Link)), account, compression, n.remoteOptions(l.Link))
 	}
 	w("  ]\n}")
 }

@@ -15,15 +15,15 @@ const (
 	// about four times a minute, for some milliseconds each.
 	idleGC = 50
 	// memoryLook is how often the memory looks at what the node does.
-	memoryLook = 5 * time.Second
+	memoryLook = 500 * time.Millisecond
 	// busyBytes allocated between two looks are work; a quiet node of a site of three
-	// allocates about 2 MB, most of it for gossip and elections.
-	busyBytes = 8 << 20
+	// allocates about 0.2 MB, most of it for gossip and elections.
+	busyBytes = 4 << 20
 	// quietLooks without work end a burst, so that short breaks in work cost nothing.
-	quietLooks = 4
+	quietLooks = 40
 	// windowLooks after a burst nothing of it is live any more: the ids of events are
 	// kept for the two minutes in which they would be duplicates.
-	windowLooks = 30
+	windowLooks = 300
 )
 
 // memory lets a node that does nothing hold little. The runtime keeps the heap

@@ -21,8 +21,8 @@ func TestMemoryLook(t *testing.T) {
 		give []uint64     // bytes allocated between looks
 		want map[int]step // by look, from 1; all others do nothing
 	}{
-		{"quiet after the start", repeat(40, little), map[int]step{quietLooks: idle, windowLooks: {release: true}}},
-		{"steady work", repeat(40, work), nil},
+		{"quiet after the start", repeat(windowLooks+10, little), map[int]step{quietLooks: idle, windowLooks: {release: true}}},
+		{"steady work", repeat(windowLooks, work), nil},
 		{"work with breaks", []uint64{work, little, little, little, work, little, little, little, work}, nil},
 		{
 			"work after quiet", append(repeat(quietLooks, little), work, work, little),

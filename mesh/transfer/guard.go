@@ -26,8 +26,9 @@ const (
 	quietAfter = 5 * time.Second
 	// Below these shares of the retention a lagging peer is worth a warning, an error.
 	HeadroomLow, HeadroomCritical = 0.25, 0.1
-	// surveyTries bounds attempts to look at a stream between two writes to it.
-	surveyTries = 100
+	// surveyTries bounds attempts to look at a stream between two arrivals of wanted
+	// events; surveyPause is between two.
+	surveyTries, surveyPause = 25, 10 * time.Millisecond
 )
 
 // Retention is how long the stream keeps events: whichever limit is reached
@@ -266,7 +267,8 @@ type survey struct {
 	oldest bus.Raw // the first of the latter
 }
 
-// survey counts wanted events between two writes to the stream.
+// survey counts wanted events up to the stream's end between two arrivals of
+// such events: what else the stream takes meanwhile does not matter.
 func (x *Exporter) survey(ctx context.Context, p progress, counted uint64) (survey, error) {
 	for range surveyTries {
 		before, err := x.Bus.Info(ctx)
@@ -277,30 +279,46 @@ func (x *Exporter) survey(ctx context.Context, p progress, counted uint64) (surv
 			return survey{}, errors.New("the stream was made anew, and the site has not asked since")
 		}
 		v := survey{info: before}
-		for _, subject := range p.Subjects {
-			for _, count := range []struct {
-				of    *uint64
-				after uint64
-			}{{&v.fresh, counted}, {&v.unsent, p.Sent}, {&v.lag, p.Acked}} {
-				n, first, err := x.Bus.Behind(ctx, subject, count.after)
-				if err != nil {
-					return survey{}, err
-				}
-				*count.of += n
-				if count.of == &v.lag && n > 0 && (v.oldest.Seq == 0 || first.Seq < v.oldest.Seq) {
-					v.oldest = first
-				}
+		var late [2]uint64 // behind the end that was read
+		for _, count := range []struct {
+			of    *uint64
+			after uint64
+		}{{&late[0], before.Last}, {&v.fresh, counted}, {&v.unsent, p.Sent}, {&v.lag, p.Acked}, {&late[1], before.Last}} {
+			first, err := x.wanted(ctx, p.Subjects, count.after, count.of)
+			if err != nil {
+				return survey{}, err
+			}
+			if count.of == &v.lag {
+				v.oldest = first
 			}
 		}
 		after, err := x.Bus.Info(ctx)
 		if err != nil {
 			return survey{}, err
 		}
-		if before.Last == after.Last && before.First == after.First && before.Messages == after.Messages {
+		if late[0] == late[1] && before.First == after.First && min(v.fresh, v.unsent, v.lag) >= late[0] {
+			v.fresh, v.unsent, v.lag = v.fresh-late[0], v.unsent-late[0], v.lag-late[0]
 			return v, nil
 		}
+		run.Pause(ctx, surveyPause)
 	}
 	return survey{}, errors.New("the stream does not stand still")
+}
+
+// wanted counts the events behind a sequence that the peer wants, and returns the
+// first of them.
+func (x *Exporter) wanted(ctx context.Context, subjects []string, after uint64, count *uint64) (oldest bus.Raw, err error) {
+	for _, subject := range subjects {
+		n, first, err := x.Bus.Behind(ctx, subject, after)
+		if err != nil {
+			return oldest, err
+		}
+		*count += n
+		if n > 0 && (oldest.Seq == 0 || first.Seq < oldest.Seq) {
+			oldest = first
+		}
+	}
+	return oldest, nil
 }
 
 // judge makes the headroom visible and tells when it runs low.
