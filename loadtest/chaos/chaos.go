@@ -22,7 +22,8 @@ type Config struct {
 	Binary     string        // the weft executable that nodes run
 	Sites      int           // core sites, each linked to each
 	Nodes      int           // of each core site
-	Edges      int           // sites of one node that dial two core sites
+	Edges      int           // sites of one node that dial core sites
+	Homes      int           // core sites that each edge dials
 	Duration   time.Duration // of the publishing; start, levelling and the verdict come on top
 	Rate       float64       // events per second of all sites together
 	Publishers int           // of each site; each keeps an order of its own
@@ -41,7 +42,7 @@ type Config struct {
 func Default() Config {
 	return Config{
 		Sites: 3, Nodes: 3, Duration: 3 * time.Minute, Rate: 600, Publishers: 4, Batch: 1, Size: 128,
-		Faults: 12, Seed: 1, Timeout: 15 * time.Second, Level: 90 * time.Second,
+		Homes: 2, Faults: 12, Seed: 1, Timeout: 15 * time.Second, Level: 90 * time.Second,
 	}
 }
 
@@ -52,6 +53,7 @@ func (c Config) Validate() error {
 		check(c.Sites >= 1 && c.Sites <= 9, "sites", "1 to 9"),
 		check(c.Nodes == 1 || c.Nodes >= 3 && c.Nodes <= 9, "nodes", "1, or 3 to 9"),
 		check(c.Edges >= 0 && c.Edges <= 9, "edges", "0 to 9"),
+		check(c.Homes >= 1 && c.Homes <= 9, "homes", "1 to 9 core sites"),
 		check(c.Duration >= minDuration && c.Duration <= 24*time.Hour, "duration", fmt.Sprintf("%s to 24h", minDuration)),
 		check(c.Rate > 0 && c.Rate <= 1e6, "rate", "more than 0, at most 1000000 events per second"),
 		check(c.Publishers >= 1 && c.Publishers <= 99, "publishers", "1 to 99 of each site"),

@@ -211,6 +211,7 @@ func TestValidate(t *testing.T) {
 		{"sites", func(c *chaos.Config) { c.Sites = 0 }},
 		{"nodes", func(c *chaos.Config) { c.Nodes = 2 }},
 		{"edges", func(c *chaos.Config) { c.Edges = -1 }},
+		{"homes", func(c *chaos.Config) { c.Homes = 0 }},
 		{"duration", func(c *chaos.Config) { c.Duration = time.Second }},
 		{"rate", func(c *chaos.Config) { c.Rate = 0 }},
 		{"batch", func(c *chaos.Config) { c.Batch = 0 }},

@@ -103,7 +103,7 @@ func (r *run) settings() []Setting {
 	c := r.cfg
 	return []Setting{
 		{"sites", fmt.Sprintf("%d of %d nodes", c.Sites, c.Nodes)},
-		{"edges", fmt.Sprint(c.Edges)},
+		{"edges", fmt.Sprintf("%d of %d homes", c.Edges, min(c.Homes, c.Sites))},
 		{"duration", c.Duration.String()},
 		{"rate", fmt.Sprintf("%g events/s", c.Rate)},
 		{"publishers", fmt.Sprintf("%d at each site", c.Publishers)},

@@ -51,7 +51,7 @@ func siteNames(cfg Config) (cores, edges []string) {
 	return cores, edges
 }
 
-// linkNames are the links of a run: each core with each, each edge with two.
+// linkNames are the links of a run: each core with each, each edge with its homes.
 func linkNames(cfg Config) (pairs [][2]string) {
 	cores, edges := siteNames(cfg)
 	for i, a := range cores {
@@ -60,9 +60,8 @@ func linkNames(cfg Config) (pairs [][2]string) {
 		}
 	}
 	for i, e := range edges {
-		pairs = append(pairs, [2]string{e, cores[i%len(cores)]})
-		if len(cores) > 1 {
-			pairs = append(pairs, [2]string{e, cores[(i+1)%len(cores)]})
+		for home := range min(cfg.Homes, len(cores)) {
+			pairs = append(pairs, [2]string{e, cores[(i+home)%len(cores)]})
 		}
 	}
 	return pairs
