@@ -141,28 +141,41 @@ const (
 )
 
 // patiently repeats a read that nobody answers until ctx or its patience ends.
-func patiently(ctx context.Context, once func(context.Context) error) error {
+// once ends, with an error, when it has heard nothing for as long as it may wait.
+func patiently(ctx context.Context, once func(ctx context.Context, wait time.Duration) error) error {
 	ctx, cancel := context.WithTimeout(ctx, readPatience)
 	defer cancel()
 	for wait := readFirst; ; wait = min(2*wait, apiTimeout) {
-		own, stop := context.WithTimeout(ctx, wait)
-		err := once(own)
-		again := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders)
-		if again {
-			<-own.Done() // nobody was there to answer: not at once again
+		pause := time.NewTimer(wait)
+		err := once(ctx, wait)
+		if errors.Is(err, nats.ErrNoResponders) { // not at once again
+			select {
+			case <-pause.C:
+			case <-ctx.Done():
+			}
 		}
-		stop()
-		if !again || ctx.Err() != nil {
+		pause.Stop()
+		silent := errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrNoResponders)
+		if !silent || ctx.Err() != nil {
 			return err
 		}
 	}
 }
 
+// within bounds a read of one answer.
+func within(once func(context.Context) error) func(context.Context, time.Duration) error {
+	return func(ctx context.Context, wait time.Duration) error {
+		ctx, cancel := context.WithTimeout(ctx, wait)
+		defer cancel()
+		return once(ctx)
+	}
+}
+
 // ask puts a question to the stream and reads the one answer.
 func (b *Bus) ask(ctx context.Context, subject string, question []byte) (m *nats.Msg, err error) {
-	err = patiently(ctx, func(ctx context.Context) error {
+	err = patiently(ctx, within(func(ctx context.Context) error {
 		m, err = b.nc.RequestWithContext(ctx, subject, question)
 		return err
-	})
+	}))
 	return m, err
 }

@@ -36,10 +36,10 @@ func TestPatiently(t *testing.T) {
 				ctx, cancel := context.WithTimeout(t.Context(), tt.caller)
 				defer cancel()
 				start, tries := time.Now(), 0
-				err := patiently(ctx, func(ctx context.Context) error {
+				err := patiently(ctx, within(func(ctx context.Context) error {
 					tries++
 					return tt.once[min(tries, len(tt.once))-1](ctx)
-				})
+				}))
 				if !errors.Is(err, tt.want) || time.Since(start) != tt.after {
 					t.Errorf("%v after %s, want %v after %s", err, time.Since(start), tt.want, tt.after)
 				}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/nats-io/nats.go"
 
@@ -38,7 +39,7 @@ func (b *Bus) Page(ctx context.Context, cfg PageConfig) (events []event.Stored, 
 	}
 	p := page{bus: b, cfg: cfg, next: cfg.After}
 	if err = patiently(ctx, p.fetch); err == nil && p.end {
-		err = patiently(ctx, p.finish)
+		err = p.finish(ctx)
 	}
 	if err != nil {
 		return nil, cfg.After, unavailable("read page", err)
@@ -83,8 +84,9 @@ func (p *page) add(m Raw) {
 	p.next = m.Seq
 }
 
-// fetch asks for what the page still lacks.
-func (p *page) fetch(ctx context.Context) error {
+// fetch asks for what the page still lacks. The wait is that for each message: a
+// page of many takes its time on a busy machine.
+func (p *page) fetch(ctx context.Context, wait time.Duration) error {
 	if len(p.events) == p.cfg.Max {
 		return nil
 	}
@@ -106,7 +108,9 @@ func (p *page) fetch(ctx context.Context) error {
 		return err
 	}
 	for {
-		m, err := sub.NextMsgWithContext(ctx)
+		own, cancel := context.WithTimeout(ctx, wait)
+		m, err := sub.NextMsgWithContext(own)
+		cancel()
 		if err != nil {
 			return err
 		}

@@ -28,10 +28,10 @@ const MetaEpoch = "weft.epoch"
 // Info reads the state of the site's stream.
 func (b *Bus) Info(ctx context.Context) (StreamInfo, error) {
 	var s jetstream.Stream
-	err := patiently(ctx, func(ctx context.Context) (err error) {
+	err := patiently(ctx, within(func(ctx context.Context) (err error) {
 		s, err = b.js.Stream(ctx, Stream)
 		return err
-	})
+	}))
 	if err != nil {
 		return StreamInfo{}, unavailable("read stream state", err)
 	}

@@ -430,7 +430,7 @@ func (s *session) send() error {
 	s.mu.Lock()
 	s.state.Sent += uint64(s.count)
 	if s.current == s.id && s.count > 0 {
-		s.dispatched(s.seqs, s.upTo)
+		s.dispatched(s.seqs)
 	}
 	s.mu.Unlock()
 	s.after, s.count, s.buf = s.upTo, 0, s.buf[:0]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -80,15 +81,17 @@ func (x *Exporter) resume(epoch string, after uint64, subjects []string) (known 
 	return known
 }
 
-// dispatched and taken note what goes out and what has arrived. Called with mu held.
-func (x *Exporter) dispatched(seqs []uint64, upTo uint64) {
+// dispatched and arrived note what goes out and what the peer has. What is passed
+// over, such as the peer's own events, is in neither: the peer's position is that
+// of the last event it took. Called with mu held.
+func (x *Exporter) dispatched(seqs []uint64) {
 	x.flight = append(x.flight, seqs...)
-	x.progress.Sent = upTo
+	x.progress.Sent = seqs[len(seqs)-1]
 	x.progress.Count += uint64(len(seqs))
 }
 
 func (x *Exporter) arrived(upTo uint64) {
-	x.progress.Acked = max(x.progress.Acked, upTo)
+	x.progress.Acked = max(x.progress.Acked, min(upTo, x.progress.Sent))
 	n, _ := slices.BinarySearch(x.flight, upTo+1)
 	x.flight = x.flight[n:]
 }
@@ -312,6 +315,13 @@ func (x *Exporter) wanted(ctx context.Context, subjects []string, after uint64, 
 		n, first, err := x.Bus.Behind(ctx, subject, after)
 		if err != nil {
 			return oldest, err
+		}
+		if rest, all := strings.CutPrefix(subject, meshPrefix+"*."); all && n > 0 {
+			own, _, err := x.Bus.Behind(ctx, meshPrefix+x.Peer+"."+rest, after)
+			if err != nil {
+				return oldest, err
+			}
+			n -= min(n, own) // they do not cross
 		}
 		*count += n
 		if n > 0 && (oldest.Seq == 0 || first.Seq < oldest.Seq) {
