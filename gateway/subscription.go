@@ -10,8 +10,10 @@ import (
 	"weft.dev/weft/internal/bus"
 )
 
-// pageSize is the number of events read from history at once.
-const pageSize = 256
+// pageSize is the number of events read from history at once. Each page costs
+// three round trips to the server, which take their time on a busy machine: with
+// small pages a subscription would fall behind for good.
+const pageSize = 1000
 
 // Reasons of a gap.
 const (
@@ -58,7 +60,8 @@ func (s *subscription) wake() {
 	s.notify()
 }
 
-// next returns at most limit events after the position and moves it.
+// next returns events after the position and moves it: a page of history, or at
+// most limit events of the tail.
 func (s *subscription) next(ctx context.Context, limit int) (step, error) {
 	t := s.tail
 	t.mu.RLock()
@@ -70,7 +73,7 @@ func (s *subscription) next(ctx context.Context, limit int) (step, error) {
 	floor := s.feed.floor
 	if s.pos < floor {
 		t.mu.RUnlock()
-		return s.history(ctx, floor, limit)
+		return s.history(ctx, floor)
 	}
 	defer t.mu.RUnlock()
 	w := s.feed.entries[s.feed.find(s.pos):]
@@ -95,10 +98,10 @@ func (s *subscription) renew(epoch string) step {
 // retention removed before it could be read is a gap: the stream's first
 // sequence, looked up after the page, tells whether a hole in the page may have
 // held events.
-func (s *subscription) history(ctx context.Context, floor uint64, limit int) (step, error) {
+func (s *subscription) history(ctx context.Context, floor uint64) (step, error) {
 	st := step{more: true, parked: s.live.Swap(false)}
 	events, next, err := s.tail.page(ctx, bus.PageConfig{
-		Pattern: s.feed.pattern, After: s.pos, UpTo: floor, Max: min(limit, pageSize),
+		Pattern: s.feed.pattern, After: s.pos, UpTo: floor, Max: pageSize,
 	})
 	if err != nil {
 		return step{}, err
