@@ -102,12 +102,13 @@ func (h *hubs) exact(t *testing.T, accepted map[string]int) {
 // bare are messages without an id, named <name>-<n> from a number on: nothing but
 // the positions keeps them from being doubled.
 type bare struct {
+	at                  *bus.Bus // the site's
 	site, subject, name string
 	from, count         int
 }
 
 // send publishes them until ctx ends and returns the number of those accepted.
-func (h *hubs) send(ctx context.Context, t *testing.T, b bare) int {
+func (b bare) send(ctx context.Context, t *testing.T) int {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
 	for n := range b.count {
@@ -117,7 +118,7 @@ func (h *hubs) send(ctx context.Context, t *testing.T, b bare) int {
 		case <-tick.C:
 		}
 		name := fmt.Sprintf("%s-%d", b.name, b.from+n)
-		if _, err := h.bus(b.site).JetStream().Publish(context.WithoutCancel(ctx), "ev."+b.site+"."+b.subject, []byte(name)); err != nil {
+		if _, err := b.at.JetStream().Publish(context.WithoutCancel(ctx), "ev."+b.site+"."+b.subject, []byte(name)); err != nil {
 			t.Errorf("publish %s: %v", name, err)
 			return n
 		}
@@ -151,7 +152,7 @@ func TestEdgesHearEachOther(t *testing.T) {
 	h := newHubs(t, []string{"p", "q"}, "e:p", "f:q")
 	accepted := map[string]int{}
 	for site := range h.cfg {
-		accepted[site] = h.send(t.Context(), t, bare{site, "orders.created", site, 0, 100})
+		accepted[site] = bare{h.bus(site), site, "orders.created", site, 0, 100}.send(t.Context(), t)
 	}
 	h.exact(t, accepted)
 }
@@ -166,8 +167,9 @@ func TestEdgeWithTwoHomes(t *testing.T) {
 	accepted := map[string]int{}
 	var mu sync.Mutex
 	for _, site := range []string{"e", "f", "r"} {
+		b := bare{h.bus(site), site, "orders.created", site, 0, math.MaxInt}
 		publishing.Go(func() {
-			n := h.send(ctx, t, bare{site, "orders.created", site, 0, math.MaxInt})
+			n := b.send(ctx, t)
 			mu.Lock()
 			defer mu.Unlock()
 			accepted[site] = n
@@ -203,7 +205,7 @@ func TestFiltersChange(t *testing.T) {
 	want := map[string]int{}
 	send := func(subject string, n int) {
 		t.Helper()
-		want[subject] += h.send(t.Context(), t, bare{"p", subject, subject, want[subject], n})
+		want[subject] += bare{h.bus("p"), "p", subject, subject, want[subject], n}.send(t.Context(), t)
 	}
 	crossed := func(subjects ...string) {
 		t.Helper()
