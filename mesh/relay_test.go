@@ -118,7 +118,10 @@ func (b bare) send(ctx context.Context, t *testing.T) int {
 		case <-tick.C:
 		}
 		name := fmt.Sprintf("%s-%d", b.name, b.from+n)
-		if _, err := b.at.JetStream().Publish(context.WithoutCancel(ctx), "ev."+b.site+"."+b.subject, []byte(name)); err != nil {
+		own, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute) // an unknown outcome would spoil the count
+		_, err := b.at.JetStream().Publish(own, "ev."+b.site+"."+b.subject, []byte(name))
+		cancel()
+		if err != nil {
 			t.Errorf("publish %s: %v", name, err)
 			return n
 		}
