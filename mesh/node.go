@@ -22,8 +22,10 @@ import (
 	"weft.dev/weft/mesh/transfer"
 )
 
-// readyTimeout is how long the server may take to open its store and listeners.
-const readyTimeout = 30 * time.Second
+// openEvery is how often a node says that its store is still being opened. That
+// takes as long as it takes: after a kill the server reads all of a large store,
+// and a node that gave up would begin anew for ever.
+const openEvery = 10 * time.Second
 
 // Deps is what a node is given.
 type Deps struct {
@@ -332,7 +334,7 @@ func (n *Node) reload() error {
 }
 
 func (s *embedded) waitReady(ctx context.Context) error {
-	deadline := time.Now().Add(readyTimeout)
+	began, next := time.Now(), time.Now().Add(openEvery)
 	for !s.ReadyForConnections(10*time.Millisecond) || !s.JetStreamEnabled() {
 		select {
 		case err := <-s.fatal:
@@ -341,8 +343,9 @@ func (s *embedded) waitReady(ctx context.Context) error {
 			return fmt.Errorf("start nats server: %w", ctx.Err())
 		default:
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("start nats server: not ready within %s", readyTimeout)
+		if now := time.Now(); now.After(next) {
+			next = now.Add(openEvery)
+			s.log.WarnContext(ctx, "the store is being opened", "since", now.Sub(began).Round(time.Second))
 		}
 	}
 	return nil
